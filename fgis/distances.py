@@ -1,0 +1,114 @@
+"""Distances between embeddings, safe under gradients.
+
+Every distance comes in two forms that agree: ``pairwise`` [a, d], [c, d] -> [a, c] for mining and ranking, and ``rowwise``
+[t, d], [t, d] -> [t] for the pairs that were chosen. Both are differentiable everywhere, also at zero vectors and at
+equal vectors, where they return a zero gradient instead of NaN.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Distance(NamedTuple):
+    """The two forms of one distance."""
+
+    pairwise: Callable[[Array, Array], Array]
+    rowwise: Callable[[Array, Array], Array]
+
+
+def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Square root of max(x, 0) whose gradient is 0, not infinite, where x <= 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def l2_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """x / ‖x‖ along the last axis; a zero vector stays zero, with a zero gradient."""
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def _dot(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
+    # A product that decides a ranking runs at the highest precision and accumulates in float32.
+    return jnp.einsum("ad,cd->ac", a, c, precision="highest", preferred_element_type=jnp.float32)
+
+
+def squared_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
+    """Σ (a − c)² by the Gram expansion ‖a‖² + ‖c‖² − 2 a·c, clamped at 0 where rounding makes it negative."""
+    squares_a, squares_c = (jnp.sum(x.astype(jnp.float32) ** 2, axis=-1) for x in (a, c))
+    return jnp.maximum(squares_a[:, None] + squares_c[None, :] - 2 * _dot(a, c), 0)
+
+
+def squared_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
+    """Σ (a − c)², row by row."""
+    return jnp.sum((a - c).astype(jnp.float32) ** 2, axis=-1)
+
+
+def euclidean_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
+    """√Σ (a − c)²; 0 with a zero gradient between equal vectors."""
+    return safe_sqrt(squared_pairwise(a, c))
+
+
+def euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
+    """√Σ (a − c)², row by row."""
+    return safe_sqrt(squared_rowwise(a, c))
+
+
+def cosine_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
+    """1 − cos(a, c), in [0, 2]; a zero vector is at distance 1 from everything."""
+    return 1 - _dot(l2_normalize(a), l2_normalize(c))
+
+
+def cosine_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
+    """1 − cos(a, c), row by row."""
+    return 1 - jnp.sum(l2_normalize(a) * l2_normalize(c), axis=-1, dtype=jnp.float32)
+
+
+def manhattan_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
+    """Σ |a − c|, row by row."""
+    return jnp.sum(jnp.abs(a - c), axis=-1, dtype=jnp.float32)
+
+
+def chi2_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
+    """½ Σ (a − c)² / (a + c), of histograms: negative entries count as 0 and each vector is divided by its sum.
+
+    Lies in [0, 1]. Empty bins and empty histograms contribute 0.
+    """
+    a, c = _l1_normalize(jnp.maximum(a, 0)), _l1_normalize(jnp.maximum(c, 0))
+    total = a + c
+    return 0.5 * jnp.sum((a - c) ** 2 / jnp.where(total > 0, total, 1.0), axis=-1, dtype=jnp.float32)
+
+
+def _l1_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    total = jnp.sum(x, axis=-1, keepdims=True)
+    return x / jnp.where(total > 0, total, 1.0)
+
+
+def _one_anchor_at_a_time(rowwise: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """The pairwise form of a distance that has no Gram expansion, in O(c d) memory: also under gradients, by remat."""
+
+    def pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
+        one = jax.checkpoint(lambda anchor: rowwise(jnp.broadcast_to(anchor, c.shape), c))
+        return jax.lax.map(one, a)
+
+    return pairwise
+
+
+DISTANCES = {
+    "euclidean": Distance(euclidean_pairwise, euclidean_rowwise),
+    "squared_euclidean": Distance(squared_pairwise, squared_rowwise),
+    "manhattan": Distance(_one_anchor_at_a_time(manhattan_rowwise), manhattan_rowwise),
+    "cosine": Distance(cosine_pairwise, cosine_rowwise),
+    "chi2": Distance(_one_anchor_at_a_time(chi2_rowwise), chi2_rowwise),
+}
+
+
+def pairwise_distances(
+    a: Float[Array, "a d"], c: Float[Array, "c d"], distance: str = "euclidean"
+) -> Float[Array, "a c"]:
+    """Distances from every row of ``a`` to every row of ``c``; ``distance`` names a row of ``DISTANCES``."""
+    return DISTANCES[distance].pairwise(a, c)

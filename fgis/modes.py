@@ -1,0 +1,214 @@
+"""What each ``--mode`` does: the walk of a configuration through the rooms, and nothing numerical."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from fgis import build
+from fgis.features import collections, extract, store
+from fgis.learning import checkpoint
+from fgis.learning.train import Metrics, init_states, train
+from fgis.report import gallery, records, render, summary
+from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, protocol
+from fgis.retrieval.search import search
+from fgis.types import RunPlan, TrainState, UserError
+
+SHOWN = 6  # queries, and answers to each, in the galleries of a report
+
+
+def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
+    """Trains, or resumes, or notices that it is finished; then evaluates and reports."""
+    del step
+    began = time.monotonic()
+    source = build.source(config)
+    rows = open_features(source)
+    experiment = build.build(config, rows.labels, rows.shape[-1])
+    claim(config, workdir)
+    total = experiment.total_steps
+    with checkpoint.open_checkpoints(workdir / "checkpoints") as manager:
+        state = checkpoint.restore_latest(manager, jax.eval_shape(lambda: init_states(experiment.recipe, experiment.runs)))
+        start = 0 if state is None else int(state.step[0])
+        report = records.read_json(workdir / "report.json")
+        if start == total and report and report["step"] == total and (workdir / "report.html").exists():
+            print(f"{workdir} is finished: nothing left to train\n\n{summary.text(report)}")
+            return
+        if start:
+            print(f"resuming at step {start} of {total}")
+        records.rewind_records(workdir / "metrics.jsonl", start)
+        with tqdm(total=total, initial=start, unit="step", disable=None) as bar:
+            state = train(
+                experiment.recipe,
+                experiment.runs,
+                training_features(source, rows, experiment),
+                rows.labels,
+                steps=total,
+                record_every=experiment.record_every,
+                state=state,
+                on_record=recorder(build.plain(config), experiment, manager, workdir / "metrics.jsonl", bar),
+            )
+    report_on(config, workdir, experiment, rows, state.params, total)
+    print(f"{time.monotonic() - began:.0f} s for {len(experiment.plans)} runs of {total} steps, evaluation and report")
+
+
+def evaluate_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
+    """Restores a checkpoint and evaluates it; on a feature file that it was not trained on, as ``transfer``."""
+    found, params, saved = checkpoint.restore_params(workdir, step)
+    build.refuse_other(config, saved, str(workdir), but="features.")
+    source = build.source(config)
+    rows = open_features(source)
+    experiment = build.build(config, rows.labels, rows.shape[-1])
+    transfer = source.path != saved["features"]["path"]
+    if transfer:
+        plans = tuple(RunPlan(plan.seed, -1) for plan in experiment.plans)
+        experiment = experiment._replace(plans=plans)
+    report_on(config, workdir, experiment, rows, params, found, transfer)
+
+
+def extract_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
+    """Images → the feature file that ``config.features.path`` names."""
+    del workdir, step
+    source = build.source(config)
+    if not source.path:
+        raise UserError("config.features.path: empty; name the feature file to write, such as features/mine.h5")
+    settings = {key: source.described[key] for key in ("backbone", "weights", "image_size", "fit", "pooling")}
+    extract.check_settings(**{k: v for k, v in settings.items() if k != "weights"}, on_bad_image=source.on_bad_image)
+    images = collections.load_collection(source.collection, source.images)
+    with tqdm(total=len(images.labels), unit="image", disable=None) as bar:
+        extract.extract(
+            images,
+            source.path,
+            **settings,
+            on_bad_image=source.on_bad_image,
+            progress=lambda done, total: bar.update(done - bar.n),
+            say=lambda line: tqdm.write(line),
+        )
+
+
+def open_features(source: build.Source) -> store.Rows:
+    """The feature file of an experiment, checked against what the configuration says of it."""
+    rows = store.open_rows(source.path)
+    store.check_features(rows, source.path, source.described)
+    return rows
+
+
+def training_features(source: build.Source, rows: store.Rows, experiment: build.Experiment) -> Array | Callable:
+    """The prepared features, where they fit on the device; otherwise a function that fetches rows of them."""
+    if len(rows.labels) * rows.shape[-1] * 4 <= source.resident_bytes:
+        return jnp.asarray(prepared(rows, experiment))
+
+    def fetch(index: np.ndarray) -> np.ndarray:
+        return np.asarray(experiment.prepare(rows.read(index.ravel()))).reshape(*index.shape, -1)
+
+    return fetch
+
+
+def prepared(rows: store.Rows, experiment: build.Experiment, block: int = 1024) -> Float[np.ndarray, "n f"]:
+    """All prepared features, in the memory of the host."""
+    blocks = (np.arange(start, min(start + block, len(rows.labels))) for start in range(0, len(rows.labels), block))
+    return np.concatenate([np.asarray(experiment.prepare(rows.read(index))) for index in blocks])
+
+
+def claim(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes ``config.json`` into a new workdir, or refuses one that holds another experiment."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    saved = records.read_json(workdir / "config.json")
+    if saved is None:
+        records.write_json(workdir / "config.json", build.plain(config))
+    else:
+        build.refuse_other(config, saved, str(workdir))
+
+
+def recorder(
+    config: dict[str, Any], experiment: build.Experiment, manager: Any, path: Path, bar: tqdm
+) -> Callable[[int, TrainState, Metrics], None]:
+    """Writes each record to ``metrics.jsonl`` and shows it; saves a checkpoint where one is due."""
+
+    def on_record(step: int, state: TrainState, metrics: Metrics) -> None:
+        per_run = {name: values.mean(axis=0) for name, values in metrics.items()}
+        records.append_record(path, {"step": step, **per_run})
+        shown = {name: float(np.mean(per_run[name])) for name in ("loss", "active", "validation_loss") if name in per_run}
+        if bar.disable:
+            figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            print(f"step {step}/{experiment.total_steps}  {figures}", flush=True)
+        else:
+            bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()}, refresh=False)
+            bar.update(step - bar.n)
+        if step % experiment.checkpoint_every == 0 or step == experiment.total_steps:
+            checkpoint.save(manager, state, config, loss=shown.get("validation_loss", shown["loss"]))
+
+    return on_record
+
+
+def report_on(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    experiment: build.Experiment,
+    rows: store.Rows,
+    params: Any,
+    step: int,
+    transfer: bool = False,
+) -> None:
+    """Evaluates all runs and writes ``report.json`` and ``report.html``; prints the table."""
+    features, labels = prepared(rows, experiment), rows.labels
+    metrics, distance = experiment.metrics, experiment.distance
+
+    def embed(run: int) -> np.ndarray:
+        return np.asarray(experiment.embed(jax.tree.map(lambda x: jnp.asarray(x[run]), params), features))
+
+    frozen = evaluate(features, labels, protocol(labels, metrics), metrics, distance)
+    trained = evaluate_runs(embed, experiment.plans, experiment.folds, labels, metrics, distance)
+    if transfer:
+        trained = {"transfer": trained["closed_set"]}
+    report = {
+        "version": records.VERSION,
+        "config": build.plain(config),
+        "step": step,
+        "versions": records.versions(),
+        "evaluations": {
+            name: compare(values, frozen, labels, experiment.resamples, experiment.seed) for name, values in trained.items()
+        },
+    }
+    history = records.read_records(workdir / "metrics.jsonl", step)
+    shown = {} if transfer else galleries(build.source(config), experiment, rows, trained, embed)
+    records.write_text(workdir / "report.html", render.html(report, history, experiment.plans, shown))
+    records.write_json(workdir / "report.json", report)
+    print(f"\n{summary.text(report)}\n{workdir / 'report.json'}\n{workdir / 'report.html'}")
+
+
+def galleries(
+    source: build.Source,
+    experiment: build.Experiment,
+    rows: store.Rows,
+    trained: dict[str, dict[str, np.ndarray]],
+    embed: Callable[[int], np.ndarray],
+) -> dict[str, list[gallery.Answers]]:
+    """The worst and the best queries of the strictest evaluation, answered by the first seed's heads."""
+    name = "unseen_objects" if "unseen_objects" in trained else "closed_set"
+    metric, values = next(iter(trained[name].items()))
+    read_image = None
+    if source.images:
+        images = collections.load_collection(source.collection, source.images)
+        place = {image_id: i for i, image_id in enumerate(images.image_ids)}
+        read_image = lambda row: images.read(place[rows.image_ids[row]])  # noqa: E731
+    shown = {}
+    for title, queries in zip(("Worst", "Best"), gallery.worst_and_best(values, SHOWN), strict=True):
+        answers = []
+        for query in queries:
+            fold = experiment.folds[query] if name == "unseen_objects" else -1
+            embeddings = embed(experiment.plans.index(RunPlan(experiment.seed, fold)))
+            own = np.array([query])
+            found = search(embeddings[own], embeddings, SHOWN, experiment.distance, query_rows=own)
+            answers += gallery.answers([query], found, rows.labels, rows.image_ids, read_image)
+        shown[f"{title} queries: {name.replace('_', ' ')}, by {metric}"] = answers
+    return shown
+
+
+MODES = {"train": train_mode, "evaluate": evaluate_mode, "extract": extract_mode}

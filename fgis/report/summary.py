@@ -1,0 +1,51 @@
+"""The table of a report, as rows of text: one for the terminal, the HTML page and the README alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+TITLES = {
+    "closed_set": "closed set: every image asks, every image answers, the head was trained on all of them",
+    "unseen_objects": "unseen objects: queries show objects that the head was not trained on, the gallery is all images",
+    "transfer": "transfer: images of another feature file, none of them used in training",
+}
+ROWS = {"frozen": "frozen features", "trained": "trained head", "difference": "trained − frozen, paired"}
+
+
+def figure(value: Mapping[str, Any] | None, signed: bool = False) -> str:
+    """``3.942 [3.921, 3.960]``; a dash where there is no figure."""
+    if value is None or value["mean"] is None:
+        return "–"
+    sign = "+" if signed else ""
+    low, high = value["ci95"]
+    return f"{value['mean']:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+
+
+def tables(report: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, header, rows) of every evaluation: what others published, the frozen features, the trained head."""
+    published = report["config"]["evaluation"]["published"]
+    found = []
+    for name, evaluation in report["evaluations"].items():
+        metrics = list(evaluation["trained"])
+        rows = []
+        for source in dict.fromkeys(entry[0] for entry in published if entry[1] == name):
+            figures = {metric: value for who, where, metric, value in published if (who, where) == (source, name)}
+            rows.append([source, *(f"{figures[metric]:g}" if metric in figures else "–" for metric in metrics)])
+        for key, label in ROWS.items():
+            signed = key == "difference"
+            rows.append([label, *(figure(evaluation[key].get(metric), signed) for metric in metrics)])
+        counts = f"{evaluation['queries']} queries, gallery of {evaluation['gallery']}"
+        if evaluation["without_relatives"]:
+            counts += f", {evaluation['without_relatives']} without relatives left out"
+        found.append((f"{TITLES[name]} ({counts})", ["", *metrics], rows))
+    return found
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
+    parts = [
+        f"{title}\n{tabulate(rows, header, tablefmt='simple', disable_numparse=True)}\n"
+        for title, header, rows in tables(report)
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,140 @@
+"""Protocols and the figures they give: who asks, who answers, and how sure the mean is.
+
+``closed_set`` is the published protocol: every image asks, every image answers, and the head has seen them all.
+``unseen_objects`` splits the objects into folds: a head trained without a fold's objects answers that fold's queries, from a
+gallery of all images, so every image asks exactly once per seed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from fgis.retrieval.metrics import find_metric
+from fgis.retrieval.search import search
+from fgis.types import Protocol, RunPlan
+
+
+def object_folds(labels: Int[np.ndarray, " n"], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:
+    """The fold of every image: objects are shuffled by ``seed`` and dealt out in turn, images follow their object."""
+    objects, index = np.unique(labels, return_inverse=True)
+    fold_of_object = np.empty(len(objects), np.int64)
+    fold_of_object[np.random.default_rng(seed).permutation(len(objects))] = np.arange(len(objects)) % folds
+    return fold_of_object[index]
+
+
+def protocol(
+    labels: Int[np.ndarray, " n"], metrics: Sequence[str], queries: Bool[np.ndarray, " n"] | None = None
+) -> Protocol:
+    """The images marked in ``queries`` (all without it) ask, all images answer; as deep as the metrics read."""
+    largest = int(np.unique(labels, return_counts=True)[1].max()) - 1
+    depth = max(find_metric(name, largest)[2] for name in metrics)
+    rows = np.arange(len(labels))
+    return Protocol(rows if queries is None else rows[queries], rows, exclude_self=False, depth=depth)
+
+
+def evaluate(
+    embeddings: Float[Array, "n d"] | Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    protocol: Protocol,
+    metrics: Sequence[str],
+    distance: str = "cosine",
+) -> dict[str, Float[np.ndarray, " q"]]:
+    """The value of every metric for every query of the protocol; NaN where a query has no relatives in the gallery.
+
+    One ranking serves all metrics: it holds the query itself, which is taken out by its row for the metrics that exclude
+    it (and for all of them where ``protocol.exclude_self``).
+    """
+    embeddings = np.asarray(embeddings)
+    asking, answering = protocol.query_rows, protocol.gallery_rows
+    found = search(
+        embeddings[asking], embeddings[answering], protocol.depth + 1, distance, gallery_rows=answering
+    )
+    asked = labels[asking][:, None]
+    relevance = (labels[found.rows] == asked) & (found.rows >= 0)
+    own = found.rows == asking[:, None]
+    last = np.argsort(own, axis=1, kind="stable")  # the query's own row goes last; the others keep their order
+    without_own = np.take_along_axis(relevance & ~own, last, axis=1)
+    names, counts = np.unique(labels[answering], return_counts=True)
+    place = np.searchsorted(names, labels[asking]).clip(max=len(names) - 1)
+    totals = np.where(names[place] == labels[asking], counts[place], 0)
+    totals_without_own = totals - np.isin(asking, answering)
+
+    values = {}
+    for name in metrics:
+        function, includes_query, _ = find_metric(name)
+        if includes_query and not protocol.exclude_self:
+            values[name] = function(relevance, totals)
+        else:
+            values[name] = function(without_own, totals_without_own)
+    return values
+
+
+def summarize(
+    values: Float[np.ndarray, "s n"], objects: Int[np.ndarray, " n"], resamples: int = 2000, seed: int = 0
+) -> dict[str, float | list[float]]:
+    """{"mean", "ci95"} of values [seeds, images]: the mean over queries, and its 95 % percentile bootstrap interval.
+
+    Seeds and objects are resampled, independently of each other; the images of an object stay together, since they are not
+    independent. NaN marks images that did not ask, or had no relatives; they count nowhere. The mean of no query is NaN.
+    """
+    _, index = np.unique(objects, return_inverse=True)
+    asked = np.isfinite(values)
+    sums = np.stack([np.bincount(index, np.where(ok, row, 0)) for row, ok in zip(values, asked, strict=True)])
+    counts = np.stack([np.bincount(index, ok) for ok in asked])
+    if not asked.any():
+        return {"mean": float("nan"), "ci95": [float("nan"), float("nan")]}
+    rng = np.random.default_rng(seed)
+    seeds_drawn = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), resamples)
+    objects_drawn = rng.multinomial(sums.shape[1], np.full(sums.shape[1], 1 / sums.shape[1]), resamples)
+    means = ((seeds_drawn @ sums) * objects_drawn).sum(axis=1) / ((seeds_drawn @ counts) * objects_drawn).sum(axis=1)
+    low, high = np.percentile(means[np.isfinite(means)], [2.5, 97.5])
+    return {"mean": float(sums.sum() / counts.sum()), "ci95": [float(low), float(high)]}
+
+
+def evaluate_runs(
+    embed: Callable[[int], Float[Array, "n d"]],
+    plans: Sequence[RunPlan],
+    folds: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    metrics: Sequence[str],
+    distance: str,
+) -> dict[str, dict[str, Float[np.ndarray, "s n"]]]:
+    """{evaluation: {metric: [seeds, images]}} of a batch of runs; ``embed(r)`` gives the images' embeddings under run r.
+
+    Runs that saw every object give ``closed_set``; the others, each on the fold it has not seen, ``unseen_objects``.
+    """
+    seeds = sorted({plan.seed for plan in plans})
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for run, plan in enumerate(plans):
+        name = "closed_set" if plan.fold < 0 else "unseen_objects"
+        asking = protocol(labels, metrics, None if plan.fold < 0 else folds == plan.fold)
+        found = evaluate(embed(run), labels, asking, metrics, distance)
+        table = values.setdefault(name, {key: np.full((len(seeds), len(labels)), np.nan) for key in metrics})
+        for key in metrics:
+            table[key][seeds.index(plan.seed), asking.query_rows] = found[key]
+    return values
+
+
+def compare(
+    trained: dict[str, Float[np.ndarray, "s n"]],
+    frozen: dict[str, Float[np.ndarray, " n"]],
+    labels: Int[np.ndarray, " n"],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """One evaluation of a report: trained and frozen figures, and their difference paired image by image."""
+
+    def row(values: dict[str, np.ndarray]) -> dict[str, Any]:
+        return {name: summarize(np.atleast_2d(table), labels, resamples, seed) for name, table in values.items()}
+
+    first = next(iter(frozen.values()))
+    return {
+        "queries": len(first),
+        "gallery": len(first),
+        "without_relatives": int(max(np.isnan(table).sum() for table in frozen.values())),
+        "trained": row(trained),
+        "frozen": row(frozen),
+        "difference": row({name: table - frozen[name] for name, table in trained.items()}),
+    }

@@ -1,0 +1,97 @@
+"""The vocabulary every room speaks: records of arrays, and the types of the functions that are exchanged.
+
+Shapes use one letter per axis throughout the project: ``n`` images, ``b`` rows of a batch, ``f`` features, ``d``
+embedding dimensions, ``a`` anchors, ``c`` candidates, ``t`` triplets, ``q`` queries, ``g`` gallery, ``k`` ranks, ``r`` runs.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Key = jax.Array  # one typed PRNG key
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that names the key or file, what was found, and what to do.
+
+    ``main`` prints the line on standard error and exits with 2; no other exception is ever turned into a line.
+    """
+
+
+class FeatureSet(NamedTuple):
+    """The content of one feature file: row ``i`` of every field describes the same image."""
+
+    features: Any  # [n, ...] float, or a mapping of such arrays
+    labels: Int[np.ndarray, " n"]
+    image_ids: np.ndarray  # [n] str
+    source: Mapping[str, Any]  # provenance: backbone, weights_sha256, image_size, ...
+
+
+class Batch(NamedTuple):
+    """Rows of a feature set; ``rows`` is -1 where the batch is padded."""
+
+    features: Float[Array, "b ..."]
+    labels: Int[Array, " b"]
+    rows: Int[Array, " b"]
+
+
+class Triplets(NamedTuple):
+    """Indices into the anchors and the candidates of one batch; ``weight`` is 0 where a triplet is invalid."""
+
+    anchor: Int[Array, " t"]
+    positive: Int[Array, " t"]
+    negative: Int[Array, " t"]
+    weight: Float[Array, " t"]
+
+
+class LossSum(NamedTuple):
+    """What every strategy returns, listed or not: sums over triplets, so sums over anchors and over devices add up."""
+
+    total: Float[Array, ""]  # sum of weight * loss
+    count: Float[Array, ""]  # sum of weight
+    active: Float[Array, ""]  # sum of weight where the loss is above 0
+
+
+class Neighbours(NamedTuple):
+    """The ranked gallery of each query: rows by ascending distance, ties by the lowest row, -1 where there is none."""
+
+    rows: Int[Array, "q k"]
+    distances: Float[Array, "q k"]
+
+
+class Protocol(NamedTuple):
+    """Which rows ask, which rows answer, whether a query may find itself, and how deep the ranking must go."""
+
+    query_rows: Int[np.ndarray, " q"]
+    gallery_rows: Int[np.ndarray, " g"]
+    exclude_self: bool
+    depth: int
+
+
+class RunPlan(NamedTuple):
+    """One training run: its seed, and the fold of objects it must not see (-1: it sees them all)."""
+
+    seed: int
+    fold: int
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that training changes; arrays only, so it can be stacked, sharded and saved as it is."""
+
+    step: Int[Array, "..."]
+    params: Any
+    opt_state: Any
+    memory: Any = ()
+
+
+Sampler = Callable[[Any, Any], Int[Array, " b"]]  # (seed, step) -> rows; no hidden state, so resuming is free
+Miner = Callable[[Key, Float[Array, "a c"], Bool[Array, "a c"], Bool[Array, "a c"]], Triplets]
+Loss = Callable[[Float[Array, " t"], Float[Array, " t"]], Float[Array, " t"]]  # (d_ap, d_an), not reduced
+Objective = Callable[..., LossSum]  # (key, anchors [a, d], candidates [c, d], positives [a, c], negatives [a, c])
+Reduction = Callable[[LossSum], Float[Array, ""]]
+Metric = Callable[[Bool[Array, "q k"], Int[Array, " q"]], Float[Array, " q"]]  # ranked relevance, relevant in all

@@ -1,0 +1,136 @@
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fgis.distances import DISTANCES
+from fgis.learning import losses, mining, objectives
+
+KEY = jax.random.key(0)
+
+
+def batch(seed=0, n=14, classes=4, padding=2):
+    rng = np.random.default_rng(seed)
+    labels, rows = rng.integers(0, classes, n), np.arange(n)
+    rows[n - padding :] = -1
+    embeddings = jnp.asarray(rng.normal(size=(n, 5)), jnp.float32)
+    return embeddings, mining.relations(*map(jnp.asarray, (labels, rows, labels, rows)))
+
+
+def brute_force(embeddings, positives, negatives, loss, distance, keep=lambda d_ap, d_an: True):
+    """Every triplet, one after the other."""
+    distances = np.asarray(DISTANCES[distance].pairwise(embeddings, embeddings), np.float64)
+    total = count = active = 0.0
+    for a, p, n in itertools.product(range(len(embeddings)), repeat=3):
+        if positives[a, p] and negatives[a, n] and keep(distances[a, p], distances[a, n]):
+            value = float(loss(*(jnp.asarray([d], jnp.float32) for d in (distances[a, p], distances[a, n])))[0])
+            total, count, active = total + value, count + 1, active + (value > 0)
+    return total, count, active
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_batch_all_sums_over_every_triplet(distance):
+    embeddings, (positives, negatives) = batch()
+    loss = partial(losses.triplet_loss, margin=0.5)
+    objective = objectives.summed(mining.all_negatives, loss, DISTANCES[distance])
+    found = objective(KEY, embeddings, embeddings, positives, negatives)
+    np.testing.assert_allclose(found, brute_force(embeddings, positives, negatives, loss, distance), rtol=1e-5)
+
+
+def test_all_semi_hard_sums_over_the_semi_hard_triplets_alone():
+    embeddings, (positives, negatives) = batch(1)
+    loss = partial(losses.triplet_loss, margin=0.6)
+    objective = objectives.summed(
+        partial(mining.all_semi_hard_negatives, margin=0.6), loss, DISTANCES["euclidean"]
+    )
+    found = objective(KEY, embeddings, embeddings, positives, negatives)
+    expected = brute_force(embeddings, positives, negatives, loss, "euclidean", lambda p, n: p < n < p + 0.6)
+    assert expected[1] > 3
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [partial(losses.triplet_loss, margin=0.5), losses.soft_margin], ids=["hinge", "soft"])
+def test_the_gradient_of_a_summed_objective_is_that_of_the_listed_triplets(loss):
+    embeddings, (positives, negatives) = batch(2)
+    index = [t for t in itertools.product(range(14), repeat=3) if positives[t[0], t[1]] and negatives[t[0], t[2]]]
+    a, p, n = map(jnp.asarray, zip(*index))
+
+    def listed(x):
+        d = DISTANCES["euclidean"]
+        return loss(d.rowwise(x[a], x[p]), d.rowwise(x[a], x[n])).sum()
+
+    objective = objectives.summed(mining.all_negatives, loss, DISTANCES["euclidean"])
+    found = jax.grad(lambda x: objective(KEY, x, x, positives, negatives).total)(embeddings)
+    np.testing.assert_allclose(found, jax.grad(listed)(embeddings), atol=2e-4)
+
+
+def test_a_mined_objective_is_the_loss_of_the_mined_triplets_and_its_gradient():
+    embeddings, (positives, negatives) = batch(3)
+    distance, loss = DISTANCES["cosine"], partial(losses.soft_margin, temperature=0.1)
+    objective = objectives.mined(mining.batch_hard, loss, distance)
+
+    def through_the_matrix(x):
+        d = distance.pairwise(x, x)
+        t = mining.batch_hard(KEY, d, positives, negatives)
+        return (t.weight * loss(d[t.anchor, t.positive], d[t.anchor, t.negative])).sum()
+
+    sums = lambda x: objective(KEY, x, x, positives, negatives).total
+    np.testing.assert_allclose(sums(embeddings), through_the_matrix(embeddings), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(sums)(embeddings), jax.grad(through_the_matrix)(embeddings), atol=1e-4)
+
+
+def test_given_triplets_are_read_in_order_and_padding_does_not_count():
+    x = jnp.array([[0.0], [1.0], [4.0], [0.0], [2.0], [3.0], [9.0], [9.0], [9.0]])
+    rows = jnp.array([0, 1, 2, 3, 4, 5, -1, -1, -1])
+    labels = jnp.array([0, 0, 1, 0, 0, 1, 0, 0, 0])
+    masks = mining.relations(labels, rows, labels, rows)
+    objective = objectives.given(losses.difference, DISTANCES["euclidean"])
+    total, count, active = objective(KEY, x, x, *masks)
+    assert (float(total), float(count), float(active)) == (1 - 4 + 2 - 3, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        objectives.given(losses.difference, DISTANCES["euclidean"]),
+        *(objectives.mined(m, losses.soft_margin, DISTANCES["cosine"]) for m in mining.MINERS.values()),
+        *(objectives.summed(s, losses.triplet_loss, DISTANCES["euclidean"]) for s in mining.SELECTORS.values()),
+    ],
+)
+@pytest.mark.parametrize("case", ["one class", "all padding", "duplicates", "zero vectors", "singletons"])
+def test_no_degenerate_batch_gives_nan(objective, case):
+    x = jax.random.normal(KEY, (9, 3))
+    labels, rows = jnp.array([0, 0, 1] * 3), jnp.arange(9)
+    if case == "one class":
+        labels = jnp.zeros(9, int)
+    elif case == "all padding":
+        rows = jnp.full(9, -1)
+    elif case == "duplicates":
+        x = jnp.ones((9, 3))
+    elif case == "zero vectors":
+        x = jnp.zeros((9, 3))
+    else:
+        labels = jnp.arange(9)
+    masks = mining.relations(labels, rows, labels, rows)
+    for reduction in losses.REDUCTIONS.values():
+        value, gradient = jax.value_and_grad(lambda x: reduction(objective(KEY, x, x, *masks)))(x)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+def test_losses_by_hand():
+    d_ap, d_an = jnp.array([0.5, 0.2]), jnp.array([0.6, 0.9])
+    np.testing.assert_allclose(losses.triplet_loss(d_ap, d_an, margin=0.3), [0.2, 0.0], atol=1e-6)
+    np.testing.assert_allclose(losses.soft_margin(d_ap, d_an, temperature=0.1), np.log1p(np.exp([-1.0, -7.0])), rtol=1e-5)
+    np.testing.assert_allclose(losses.difference(d_ap, d_an), [-0.1, -0.7], atol=1e-6)
+
+
+def test_reductions_by_hand():
+    sums = losses.LossSum(jnp.float32(-6.0), jnp.float32(4.0), jnp.float32(2.0))
+    assert float(losses.mean(sums)) == -1.5
+    assert float(losses.mean_active(sums)) == -3
+    assert float(losses.hinge_of_mean(sums, margin=2.0)) == 0.5
+    assert float(losses.hinge_of_mean(sums, margin=1.0)) == 0
