@@ -19,6 +19,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fgis.distances import DISTANCES, Distance
+from fgis.features.collections import COLLECTIONS
+from fgis.features.extract import check_settings
 from fgis.learning import heads, losses, mining, objectives, sampling
 from fgis.learning.step import init_state, make_loss, make_train_step
 from fgis.learning.train import Recipe, Runs
@@ -93,7 +95,7 @@ def source(config: ml_collections.ConfigDict) -> Source:
         path=features.path,
         images=features.images,
         collection=features.collection,
-        described={key: features[key] for key in keys},
+        described={key: features[key] for key in keys} if features.backbone else {},
         on_bad_image=features.on_bad_image,
         resident_bytes=config.train.resident_megabytes * 2**20,
     )
@@ -147,6 +149,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.distance: {config.distance!r} is no distance; {nearest(config.distance, DISTANCES)}")
     for name in config.evaluation.metrics:
         find_metric(name)
+    _check_features(config.features)
     if (config.sampler.name == "published") != (config.miner.name == "given"):
         raise UserError(
             f"config.miner.name: {config.miner.name!r} does not go with config.sampler.name={config.sampler.name!r}; the "
@@ -155,12 +158,22 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_numbers(config)
 
 
+def _check_features(features: ml_collections.ConfigDict) -> None:
+    if features.collection not in COLLECTIONS:
+        raise UserError(
+            f"config.features.collection: {features.collection!r} is no collection; "
+            f"{nearest(features.collection, COLLECTIONS)}"
+        )
+    if features.backbone:  # "" takes a feature file as it is
+        check_settings(features.backbone, features.image_size, features.fit, features.pooling, features.on_bad_image)
+
+
 def _check_numbers(config: ml_collections.ConfigDict) -> None:
     least = {
         "seed": 0, "seeds": 1, "folds": 0, "train.total_steps": 1, "train.record_every_steps": 1,
         "train.checkpoint_every_steps": 1, "train.resident_megabytes": 0, "evaluation.resamples": 1,
     }  # fmt: skip
-    flat = flatten(config)
+    flat = flatten(plain(config))
     for key, bound in least.items():
         value = flat[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < bound:
@@ -197,7 +210,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"miner.name": "batch_hard", ...}: every leaf under its dotted key."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        nested = isinstance(value, Mapping | ml_collections.ConfigDict) and len(value)
+        nested = isinstance(value, Mapping) and value
         flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat
 
@@ -258,7 +271,7 @@ def build(config: ml_collections.ConfigDict, labels: Int[np.ndarray, " n"], feat
         runs=runs,
         plans=plans,
         folds=folds,
-        prepare=partial(heads.prepare, power=config.inputs.power, normalize=config.inputs.normalize),
+        prepare=jax.jit(partial(heads.prepare, power=config.inputs.power, normalize=config.inputs.normalize)),
         embed=jax.jit(head.apply),
         distance=config.distance,
         total_steps=config.train.total_steps,

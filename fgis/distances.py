@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -108,7 +109,7 @@ DISTANCES = {
 
 
 def pairwise_distances(
-    a: Float[Array, "a d"], c: Float[Array, "c d"], distance: str = "euclidean"
+    a: Float[Array | np.ndarray, "a d"], c: Float[Array | np.ndarray, "c d"], distance: str = "euclidean"
 ) -> Float[Array, "a c"]:
     """Distances from every row of ``a`` to every row of ``c``; ``distance`` names a row of ``DISTANCES``."""
-    return DISTANCES[distance].pairwise(a, c)
+    return DISTANCES[distance].pairwise(jnp.asarray(a), jnp.asarray(c))

@@ -78,8 +78,9 @@ def extract_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | N
     source = build.source(config)
     if not source.path:
         raise UserError("config.features.path: empty; name the feature file to write, such as features/mine.h5")
-    settings = {key: source.described[key] for key in ("backbone", "weights", "image_size", "fit", "pooling")}
-    extract.check_settings(**{k: v for k, v in settings.items() if k != "weights"}, on_bad_image=source.on_bad_image)
+    if not source.described:
+        raise UserError("config.features.backbone: empty; name the network that makes the features")
+    settings = {key: value for key, value in source.described.items() if key != "collection"}
     images = collections.load_collection(source.collection, source.images)
     with tqdm(total=len(images.labels), unit="image", disable=None) as bar:
         extract.extract(
@@ -177,7 +178,7 @@ def report_on(
         },
     }
     history = records.read_records(workdir / "metrics.jsonl", step)
-    shown = {} if transfer else galleries(build.source(config), experiment, rows, trained, embed)
+    shown = {} if transfer else galleries(build.source(config), experiment, rows, trained, frozen, embed)
     records.write_text(workdir / "report.html", render.html(report, history, experiment.plans, shown))
     records.write_json(workdir / "report.json", report)
     print(f"\n{summary.text(report)}\n{workdir / 'report.json'}\n{workdir / 'report.html'}")
@@ -188,6 +189,7 @@ def galleries(
     experiment: build.Experiment,
     rows: store.Rows,
     trained: dict[str, dict[str, np.ndarray]],
+    frozen: dict[str, np.ndarray],
     embed: Callable[[int], np.ndarray],
 ) -> dict[str, list[gallery.Answers]]:
     """The worst and the best queries of the strictest evaluation, answered by the first seed's heads."""
@@ -199,7 +201,7 @@ def galleries(
         place = {image_id: i for i, image_id in enumerate(images.image_ids)}
         read_image = lambda row: images.read(place[rows.image_ids[row]])  # noqa: E731
     shown = {}
-    for title, queries in zip(("Worst", "Best"), gallery.worst_and_best(values, SHOWN), strict=True):
+    for title, queries in zip(("Worst", "Best"), gallery.worst_and_best(values, frozen[metric], rows.labels, SHOWN), strict=True):
         answers = []
         for query in queries:
             fold = experiment.folds[query] if name == "unseen_objects" else -1

@@ -83,7 +83,7 @@ class RunPlan(NamedTuple):
 class TrainState:
     """Everything that training changes; arrays only, so it can be stacked, sharded and saved as it is."""
 
-    step: Int[Array, "..."]
+    step: Any  # [] int32, and [r] where runs are stacked
     params: Any
     opt_state: Any
     memory: Any = ()

@@ -1,7 +1,12 @@
 """Shapes are checked while tests run, and four simulated devices stand in for a machine with several."""
 
 import os
+import tempfile
 
+# Tests compile the same few programs again and again: once per session is enough.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="fgis-tests-"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
 from jaxtyping import install_import_hook

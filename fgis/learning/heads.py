@@ -11,12 +11,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from fgis.distances import l2_normalize, safe_sqrt
 
 
-def prepare(features: Float[Array, "n ..."], power: float = 1.0, normalize: bool = False) -> Float[Array, "n f"]:
+def prepare(features: Float[Array | np.ndarray, "n ..."], power: float = 1.0, normalize: bool = False) -> Float[Array, "n f"]:
     """What both the heads and the frozen rows see: spatial average, signed power, then L2 normalisation.
 
     sign(x) |x|^power; power .5 on non-negative, pooled activations turns their Euclidean geometry into Hellinger's.

@@ -44,20 +44,31 @@ def answers(
 
     shown = []
     for query, rows, distances in zip(query_rows, neighbours.rows, neighbours.distances, strict=True):
-        found = [(row, d) for row, d in zip(rows, distances, strict=True) if row >= 0]
-        tiles = [tile(row, bool(labels[row] == labels[query]), float(d)) for row, d in found]
+        found = [(row, d) for row, d in zip(rows.tolist(), distances.tolist(), strict=True) if row >= 0]
+        tiles = [tile(row, bool(labels[row] == labels[query]), d) for row, d in found]
         shown.append(Answers(tile(query, True, 0.0), tiles))
     return shown
 
 
-def worst_and_best(values: Float[np.ndarray, "s n"], count: int) -> tuple[list[int], list[int]]:
-    """The rows with the lowest and the highest mean over seeds, ties by the lowest row; rows without a value are neither."""
+def worst_and_best(
+    values: Float[np.ndarray, "s n"], frozen: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], count: int
+) -> tuple[list[int], list[int]]:
+    """The queries with the lowest and with the highest mean over seeds, at most one of an object.
+
+    Ties go to those that lost, or gained, the most against the frozen features, then to the lowest row. Images without a
+    value are neither.
+    """
     asked = np.isfinite(values)
-    mean = np.where(asked, values, 0).sum(axis=0) / np.where(asked.any(axis=0), asked.sum(axis=0), np.nan)
-    order = np.argsort(mean, kind="stable")
-    order = order[np.isfinite(mean[order])]
-    best = sorted(order.tolist(), key=lambda row: (-mean[row], row))
-    return order[:count].tolist(), best[:count]
+    mean = np.where(asked, values, 0).sum(axis=0) / np.maximum(asked.sum(axis=0), 1)
+    worst = np.lexsort((mean - frozen, mean))
+    best = np.lexsort((frozen - mean, -mean))
+
+    def one_per_object(order: Int[np.ndarray, " n"]) -> list[int]:
+        order = order[asked.any(axis=0)[order]]
+        _, first = np.unique(labels[order], return_index=True)
+        return order[np.sort(first)][:count].tolist()
+
+    return one_per_object(worst), one_per_object(best)
 
 
 def thumbnail(image: Image.Image, side: int = 96) -> str:

@@ -35,7 +35,7 @@ def protocol(
 
 
 def evaluate(
-    embeddings: Float[Array, "n d"] | Float[np.ndarray, "n d"],
+    embeddings: Float[Array | np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
     protocol: Protocol,
     metrics: Sequence[str],

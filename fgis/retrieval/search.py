@@ -14,8 +14,8 @@ BLOCK = 256  # queries ranked at a time: memory is BLOCK · g, and blocks of 256
 
 
 def search(
-    queries: Float[Array, "q d"] | Float[np.ndarray, "q d"],
-    gallery: Float[Array, "g d"] | Float[np.ndarray, "g d"],
+    queries: Float[Array | np.ndarray, "q d"],
+    gallery: Float[Array | np.ndarray, "g d"],
     k: int,
     distance: str = "cosine",
     query_rows: Int[np.ndarray, " q"] | None = None,

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+from sklearn.metrics.pairwise import euclidean_distances
+
+from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, object_folds, protocol, summarize
+from fgis.types import Protocol, RunPlan
+
+METRICS = ("ns_score", "accuracy_top4", "recall@1", "recall@3", "r_precision", "map@r")
+
+
+def shuffled(classes=9, seed=0):
+    """Classes of 1 to 5 images in shuffled order, with one exact duplicate across classes."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes) * 7 + 2**31, 1 + np.arange(classes) % 5)
+    labels = labels[rng.permutation(len(labels))]
+    embeddings = rng.normal(size=(len(labels), 4)) + 1.5 * rng.normal(size=(classes, 4))[(labels - 2**31) // 7]
+    embeddings[3] = embeddings[8]
+    return embeddings.astype(np.float32), labels
+
+
+def by_hand(embeddings, labels):
+    """The definitions, query by query, with scikit-learn's distances."""
+    distances = euclidean_distances(embeddings.astype(np.float64))
+    np.fill_diagonal(distances, 0)
+    found = {name: [] for name in METRICS}
+    for q, row in enumerate(distances):
+        order = sorted(range(len(labels)), key=lambda g: (round(row[g], 6), g))
+        hits = [labels[g] == labels[q] for g in order]
+        others = [labels[g] == labels[q] for g in order if g != q]
+        r = sum(others)
+        found["ns_score"].append(sum(hits[:4]))
+        found["accuracy_top4"].append(sum(hits[:4]) / 4)
+        found["recall@1"].append(float(any(others[:1])) if r else np.nan)
+        found["recall@3"].append(float(any(others[:3])) if r else np.nan)
+        found["r_precision"].append(sum(others[:r]) / r if r else np.nan)
+        precisions = [sum(others[: i + 1]) / (i + 1) * others[i] for i in range(r)]
+        found["map@r"].append(sum(precisions) / r if r else np.nan)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_evaluate_agrees_with_the_definitions(seed):
+    embeddings, labels = shuffled(seed=seed)
+    found = evaluate(embeddings, labels, protocol(labels, METRICS), METRICS, "euclidean")
+    for name, expected in by_hand(embeddings, labels).items():
+        np.testing.assert_allclose(found[name], expected, err_msg=name)
+
+
+def test_queries_and_gallery_may_be_parts():
+    embeddings, labels = shuffled()
+    asking, answering = np.array([1, 4, 6]), np.array([0, 2, 3, 5, 7, 8, 9])
+    found = evaluate(embeddings, labels, Protocol(asking, answering, False, 4), ("recall@1",), "euclidean")["recall@1"]
+    distances = euclidean_distances(embeddings[asking], embeddings[answering])
+    for value, query, row in zip(found, asking, distances, strict=True):
+        relatives = labels[answering] == labels[query]
+        assert np.isnan(value) if not relatives.any() else value == (relatives[np.argmin(row)])
+
+
+def test_a_protocol_may_leave_the_query_out_of_every_metric():
+    embeddings, labels = np.array([[0.0], [1.0], [3.0]], np.float32), np.array([0, 0, 1])
+    everything = np.arange(3)
+    left_out = evaluate(embeddings, labels, Protocol(everything, everything, True, 4), ("ns_score",), "euclidean")
+    np.testing.assert_array_equal(left_out["ns_score"], [1, 1, np.nan])
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_folds_split_objects_evenly_and_never_an_object(folds):
+    labels = np.repeat(np.arange(17), 3)[np.random.default_rng(0).permutation(51)]
+    found = object_folds(labels, folds, seed=1)
+    per_object = [set(found[labels == label]) for label in range(17)]
+    assert all(len(own) == 1 for own in per_object)
+    sizes = np.bincount([own.pop() for own in per_object], minlength=folds)
+    assert sizes.max() - sizes.min() <= 1
+    assert (found != object_folds(labels, folds, seed=2)).any()
+
+
+def test_runs_are_scored_on_the_fold_they_have_not_seen():
+    labels = np.repeat(np.arange(4), 2)
+    folds = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    perfect, useless = np.eye(4, dtype=np.float32)[labels], np.ones((8, 4), np.float32)
+    plans = [RunPlan(5, -1), RunPlan(6, -1), RunPlan(5, 0), RunPlan(6, 0), RunPlan(5, 1), RunPlan(6, 1)]
+    answers = [useless, perfect, perfect, perfect, useless, perfect]
+    found = evaluate_runs(lambda run: answers[run], plans, folds, labels, ("r_precision",), "euclidean")
+    # All distances tie in a useless run, so rows 0 (and 1, for row 0) come first: only object 0 is answered rightly.
+    expected_useless = np.array([1, 1, 0, 0, 0, 0, 0, 0.0])
+    np.testing.assert_array_equal(found["closed_set"]["r_precision"], [expected_useless, np.ones(8)])
+    np.testing.assert_array_equal(
+        found["unseen_objects"]["r_precision"], [np.where(folds == 0, 1, expected_useless), np.ones(8)]
+    )
+
+
+def test_summary_resamples_objects_and_not_images():
+    # Ten objects of 100 identical images: the interval must be that of ten draws, not of a thousand.
+    per_object = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1.0])
+    found = summarize(np.repeat(per_object, 100)[None], np.repeat(np.arange(10), 100))
+    assert found["mean"] == pytest.approx(0.5)
+    low, high = found["ci95"]
+    assert low == pytest.approx(0.2, abs=0.05)  # binomial(10, .5): 2.5 % quantile 2, 97.5 % quantile 8
+    assert high == pytest.approx(0.8, abs=0.05)
+
+
+def test_summary_resamples_seeds():
+    values = np.repeat([[0.0], [1.0]], 50, axis=1)  # every object agrees, the two seeds do not
+    assert summarize(values, np.arange(50)) == {"mean": 0.5, "ci95": [0.0, 1.0]}
+
+
+def test_summary_leaves_out_what_did_not_ask():
+    values = np.array([[1.0, np.nan, 0.0, np.nan], [1.0, np.nan, 1.0, np.nan]])
+    assert summarize(values, np.array([0, 0, 1, 1]))["mean"] == 0.75
+    nothing = summarize(np.full((1, 3), np.nan), np.arange(3))
+    assert np.isnan([nothing["mean"], *nothing["ci95"]]).all()
+
+
+def test_the_difference_is_paired():
+    """Trained is frozen plus a constant: its interval is a point, however wide those of the rows are."""
+    frozen = np.random.default_rng(0).random(40)
+    found = compare({"map@r": frozen[None] + 0.01}, {"map@r": frozen}, np.repeat(np.arange(10), 4), 500, 0)
+    assert found["difference"]["map@r"]["mean"] == pytest.approx(0.01)
+    assert found["difference"]["map@r"]["ci95"] == pytest.approx([0.01, 0.01])
+    assert found["frozen"]["map@r"]["ci95"][1] - found["frozen"]["map@r"]["ci95"][0] > 0.05
+    assert (found["queries"], found["gallery"], found["without_relatives"]) == (40, 40, 0)

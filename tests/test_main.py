@@ -1,0 +1,208 @@
+import json
+import re
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from fgis import main as module
+from fgis.learning import checkpoint
+from fgis.main import main
+from tests.tiny import CONFIG, ROOT, arguments, write_features
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    return write_features(tmp_path_factory.mktemp("features") / "tiny.h5")
+
+
+@pytest.fixture(scope="module")
+def run(features, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "work"
+    assert main(arguments(features, workdir)) == 0
+    return workdir
+
+
+def figures(workdir):
+    return json.loads((workdir / "report.json").read_text())["evaluations"]
+
+
+def test_a_run_leaves_what_the_contract_says(run):
+    assert {p.name for p in run.iterdir()} == {"config.json", "checkpoints", "metrics.jsonl", "report.json", "report.html"}
+    report = json.loads((run / "report.json").read_text())
+    assert (report["version"], report["step"]) == (1, 12)
+    assert set(report["evaluations"]) == {"closed_set", "unseen_objects"}
+    for evaluation in report["evaluations"].values():
+        assert (evaluation["queries"], evaluation["gallery"]) == (48, 48)
+        for row in ("trained", "frozen", "difference"):
+            for metric in ("ns_score", "accuracy_top4", "recall@1", "map@r"):
+                low, high = evaluation[row][metric]["ci95"]
+                assert low <= evaluation[row][metric]["mean"] <= high
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12]
+    assert all(len(record["loss"]) == 2 + 2 * 3 for record in records)
+    assert records[-1]["loss"][0] < records[0]["loss"][0]
+
+
+def test_the_page_needs_no_other_file_and_shows_the_table(run):
+    page = (run / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert f"{figures(run)['unseen_objects']['trained']['ns_score']['mean']:.4f}" in page
+    assert "Worst queries" in page
+    assert "<svg" in page
+
+
+def test_the_same_command_again_says_that_it_is_finished(run, features, capsys):
+    before = (run / "report.json").read_bytes()
+    assert main(arguments(features, run)) == 0
+    assert "finished" in capsys.readouterr().out
+    assert (run / "report.json").read_bytes() == before
+
+
+def test_the_same_experiment_elsewhere_gives_the_same_bits(run, features, tmp_path):
+    assert main(arguments(features, tmp_path / "again")) == 0
+    assert (tmp_path / "again" / "report.json").read_bytes() == (run / "report.json").read_bytes()
+    assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+    one, two = (checkpoint.restore_params(place)[1] for place in (run, tmp_path / "again"))
+    for name in ("down", "up"):
+        np.testing.assert_array_equal(one["params"][name]["kernel"], two["params"][name]["kernel"])
+
+
+def test_streamed_features_train_like_resident_ones(run, features, tmp_path):
+    assert main(arguments(features, tmp_path / "streamed", "--config.train.resident_megabytes=0")) == 0
+    one, two = (checkpoint.restore_params(place)[1] for place in (run, tmp_path / "streamed"))
+    np.testing.assert_allclose(one["params"]["up"]["kernel"], two["params"]["up"]["kernel"], atol=1e-6)
+
+
+def test_evaluate_restores_the_checkpoint_and_gives_the_same_figures(run, features):
+    before = (run / "report.json").read_bytes()
+    (run / "report.json").unlink()
+    assert main(arguments(features, run, "--mode=evaluate")) == 0
+    assert (run / "report.json").read_bytes() == before
+
+
+def test_evaluate_on_another_file_is_a_transfer(run, features, tmp_path):
+    other = write_features(tmp_path / "other.h5", objects=9, seed=5)
+    saved = (run / "report.json").read_bytes()
+    try:
+        assert main(arguments(other, run, "--mode=evaluate")) == 0
+        assert set(figures(run)) == {"transfer"}
+        assert figures(run)["transfer"]["queries"] == 36
+    finally:
+        (run / "report.json").write_bytes(saved)
+
+
+def test_another_experiment_does_not_overwrite_a_run(run, features, capsys):
+    assert main(arguments(features, run, "--config.loss.soft_margin.temperature=0.2")) == 2
+    assert "config.loss.soft_margin.temperature: 0.2 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--config.miner.name=semi_hard", "--config.loss.name=triplet", "--config.reduction.name=mean_active"),
+        ("--config.miner.name=batch_all",),
+        ("--config.miner.name=all_semi_hard", "--config.distance=manhattan"),
+        ("--config.head.name=mlp", "--config.head.mlp.widths=(8,6)", "--config.head.mlp.dropouts=(0.5,)"),
+        ("--config.optimizer.name=sgd", "--config.folds=0", "--config.distance=chi2"),
+        ("--config.optimizer.name=adamw", "--config.closed_set=False", "--config.distance=euclidean"),
+    ],
+    ids=lambda more: more[0].removeprefix("--config."),
+)
+def test_an_ablation_is_a_flag(more, features, tmp_path):
+    short = ("--config.train.total_steps=2", "--config.seeds=1", *more)
+    assert main(arguments(features, tmp_path, *short)) == 0
+    assert all(np.isfinite(e["trained"]["map@r"]["mean"]) for e in figures(tmp_path).values())
+
+
+def test_the_published_variant_runs_and_validates(features, tmp_path):
+    more = ("--config.sampler.published.triplets=40", "--config.head.mlp.widths=(8,8,6)")
+    assert main([f"{CONFIG}:published", *arguments(features, tmp_path, *more)[1:]]) == 0
+    record = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert len(record["validation_loss"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--config.miner.nmae=x"], "--config.miner.nmae=x: no such key in the config; did you mean 'name'?"),
+        (["--config.miner.name=semihard"], "config.miner.name: 'semihard' is no miner; did you mean 'semi_hard'?"),
+        (["--config.distance=cosin"], "config.distance: 'cosin' is no distance; did you mean 'cosine'?"),
+        (["--config.evaluation.metrics=('recal@1',)"], "'recal@1' is no metric"),
+        (["--config.features.backbone=vgg61"], "config.features.backbone: 'vgg61'"),
+        (["--config.features.collection=ukbnch"], "did you mean 'ukbench'?"),
+        (["--config.folds=1"], "config.folds: 1"),
+        (["--config.folds=13"], "config.folds: 13 folds of 12 objects"),
+        (["--config.seeds=0"], "config.seeds: 0 found; write a whole number of at least 1"),
+        (["--config.seeds=many"], "--config.seeds=many"),
+        (["--config.miner.name=given"], "config.miner.name: 'given' does not go with"),
+        (["--config.train.checkpoint_every_steps=3"], "config.train.checkpoint_every_steps: 3 is no multiple"),
+        (["--mode=trian"], "--mode=trian"),
+        (["--mode=extract", "--config.features.path="], "config.features.path: empty"),
+        (["--mode=evaluate"], "no checkpoints here"),
+        (["--colour=red"], "colour"),
+        (["trailing"], "trailing: not a flag"),
+        (["--config=configs/nope.py"], "configs/nope.py"),
+        ([f"{CONFIG}:nope"], "no such variant; write rigorous or published"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(more, line, features, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module.modes, "train", lambda *a, **k: pytest.fail("something was trained"))
+    assert main(arguments(features, tmp_path / "none", *more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fgis: ")
+    assert error.count("\n") == 1
+    assert line in error
+    assert not (tmp_path / "none" / "checkpoints").exists()
+
+
+def test_no_config_is_one_line(capsys):
+    assert main([]) == 2
+    assert "--config: missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["labels", "nan", "truncated", "missing", "text"])
+def test_a_damaged_feature_file_is_one_line_that_names_it(damage, features, tmp_path, capsys):
+    path = tmp_path / "damaged.h5"
+    path.write_bytes(features.read_bytes())
+    if damage == "labels":
+        with h5py.File(path, "a") as file:
+            del file["labels"]
+            file["labels"] = np.zeros(47, int)
+    elif damage == "nan":
+        with h5py.File(path, "a") as file:
+            file["features"][5, 3] = np.nan
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:3000])
+    elif damage == "text":
+        path.write_text("not a feature file")
+    else:
+        path.unlink()
+    assert main(arguments(path, tmp_path / "none")) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert error.count("\n") == 1
+    assert damage != "nan" or "005.jpg" in error
+    assert not (tmp_path / "none" / "report.json").exists()
+
+
+def test_the_bundled_features_refuse_another_backbone(tmp_path, capsys):
+    assert main([CONFIG, f"--workdir={tmp_path}", "--config.features.backbone=vgg16"]) == 2
+    assert "config.features.backbone: 'vgg16', but the bundled features" in capsys.readouterr().err
+
+
+def test_every_experiment_has_a_default_workdir_of_its_own():
+    def default(*more):
+        return str(module.parse([CONFIG, *more]).workdir)
+
+    assert default() == "runs/ukbench"
+    assert default("--config.seeds=10", "--config.miner.name=semi_hard") == "runs/ukbench,miner.name=semi_hard,seeds=10"
+    assert str(module.parse([f"{CONFIG}:published"]).workdir) == "runs/ukbench-published"
+
+
+def test_the_module_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "fgis.main", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--workdir" in done.stdout
