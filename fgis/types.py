@@ -40,9 +40,12 @@ class Batch(NamedTuple):
 
 
 class Triplets(NamedTuple):
-    """Indices into the anchors and the candidates of one batch; ``weight`` is 0 where a triplet is invalid."""
+    """Indices into the anchors and the candidates of one batch; ``weight`` is 0 where a triplet is invalid.
 
-    anchor: Int[Array, " t"]
+    Anchors are a NumPy array where a miner knows them while tracing (each in turn), which makes them free to select.
+    """
+
+    anchor: Int[Array | np.ndarray, " t"]
     positive: Int[Array, " t"]
     negative: Int[Array, " t"]
     weight: Float[Array, " t"]
@@ -52,7 +55,7 @@ class LossSum(NamedTuple):
     """What every strategy returns, listed or not: sums over triplets, so sums over anchors and over devices add up."""
 
     total: Float[Array, ""]  # sum of weight * loss
-    count: Float[Array, ""]  # sum of weight
+    valid: Float[Array, ""]  # sum of weight
     active: Float[Array, ""]  # sum of weight where the loss is above 0
 
 

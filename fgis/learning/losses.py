@@ -1,7 +1,7 @@
 """Losses per triplet, not reduced, and the reductions that come after them.
 
 A loss maps the distances of t triplets, d_ap and d_an, to t values. A reduction maps the sums over a (global) batch,
-``LossSum(total, count, active)``, to the scalar that is minimised.
+``LossSum(total, valid, active)``, to the scalar that is minimised.
 """
 
 import jax
@@ -30,8 +30,8 @@ def difference(d_ap: Float[Array, " t"], d_an: Float[Array, " t"]) -> Float[Arra
 
 
 def mean(sums: LossSum) -> Float[Array, ""]:
-    """total / count: the mean over valid triplets; 0 where there is none."""
-    return sums.total / jnp.where(sums.count > 0, sums.count, 1.0)
+    """total / valid: the mean over valid triplets; 0 where there is none."""
+    return sums.total / jnp.where(sums.valid > 0, sums.valid, 1.0)
 
 
 def mean_active(sums: LossSum) -> Float[Array, ""]:
@@ -40,11 +40,11 @@ def mean_active(sums: LossSum) -> Float[Array, ""]:
 
 
 def hinge_of_mean(sums: LossSum, margin: float = 1.0) -> Float[Array, ""]:
-    """max(0, margin + total / count): the published experiment's hinge, applied after the batch mean.
+    """max(0, margin + total / valid): the published experiment's hinge, applied after the batch mean.
 
     Easy triplets pay for hard ones, and the whole batch stops learning at once; 0 where there is no triplet.
     """
-    return jnp.where(sums.count > 0, jax.nn.relu(margin + mean(sums)), 0.0)
+    return jnp.where(sums.valid > 0, jax.nn.relu(margin + mean(sums)), 0.0)
 
 
 LOSSES = {"triplet": triplet_loss, "soft_margin": soft_margin, "difference": difference}

@@ -7,6 +7,7 @@ Ties are broken by the lowest candidate index everywhere.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.types import Key, Triplets
@@ -42,8 +43,7 @@ def batch_hard(
     hardest_positive = jnp.argmax(jnp.where(positives, distances, -jnp.inf), axis=1)
     hardest_negative = jnp.argmin(jnp.where(negatives, distances, jnp.inf), axis=1)
     valid = positives.any(axis=1) & negatives.any(axis=1)
-    anchors = jnp.arange(distances.shape[0])
-    return Triplets(anchors, hardest_positive, hardest_negative, valid.astype(distances.dtype))
+    return Triplets(np.arange(len(distances)), hardest_positive, hardest_negative, valid.astype(distances.dtype))
 
 
 def semi_hard(
@@ -63,16 +63,16 @@ def semi_hard(
     a, c = distances.shape
     slots = min(max_positives or c, c)
 
-    def one_slot(remaining: Bool[Array, "a c"], _: None) -> tuple[Bool[Array, "a c"], Triplets]:
+    def one_slot(remaining: Bool[Array, "a c"], _: None) -> tuple[Bool[Array, "a c"], tuple[Array, Array, Array]]:
         positive, valid, remaining = next_positive(remaining)
         d_ap = jnp.take_along_axis(distances, positive[:, None], axis=1)
         semi_hard_negatives = negatives & (distances > d_ap) & (distances < d_ap + margin)
         negative = jnp.argmin(jnp.where(semi_hard_negatives, distances, jnp.inf), axis=1)
         weight = (valid & semi_hard_negatives.any(axis=1)).astype(distances.dtype)
-        return remaining, Triplets(jnp.arange(a), positive, negative, weight)
+        return remaining, (positive, negative, weight)
 
-    _, triplets = jax.lax.scan(one_slot, positives, None, length=slots)
-    return jax.tree.map(jnp.ravel, triplets)
+    _, found = jax.lax.scan(one_slot, positives, None, length=slots)
+    return Triplets(np.tile(np.arange(a), slots), *(x.ravel() for x in found))
 
 
 def next_positive(

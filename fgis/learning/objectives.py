@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from fgis.distances import Distance
 from fgis.learning.mining import next_positive
@@ -37,21 +38,33 @@ def given(loss: Loss, distance: Distance) -> Objective:
 
 
 def mined(miner: Miner, loss: Loss, distance: Distance) -> Objective:
-    """The loss of the triplets that ``miner`` lists.
-
-    Mining sees distances without gradients; the distances of the chosen pairs alone are computed again with them, so
-    the backward pass costs O(t d) instead of O(B² d).
-    """
+    """The loss of the triplets that ``miner`` lists; mining itself sees distances without gradients."""
 
     def objective(key: Key, anchors: Array, candidates: Array, positives: Array, negatives: Array) -> LossSum:
-        distances = distance.pairwise(jax.lax.stop_gradient(anchors), jax.lax.stop_gradient(candidates))
-        triplets = miner(key, distances, positives, negatives)
-        anchor = anchors[triplets.anchor]
-        d_ap = distance.rowwise(anchor, candidates[triplets.positive])
-        d_an = distance.rowwise(anchor, candidates[triplets.negative])
+        distances = distance.pairwise(anchors, candidates)
+        triplets = miner(key, jax.lax.stop_gradient(distances), positives, negatives)
+        d_ap = _select(distances, triplets.anchor, triplets.positive)
+        d_an = _select(distances, triplets.anchor, triplets.negative)
         return _sums(loss(d_ap, d_an), triplets.weight)
 
     return objective
+
+
+def _select(
+    distances: Float[Array, "a c"], anchor: Int[Array | np.ndarray, " t"], other: Int[Array, " t"]
+) -> Float[Array, " t"]:
+    """distances[anchor, other], by masks and products instead of a gather.
+
+    The gradient of a gather is a scatter, and XLA's CPU backend compiles scatters inside a vmapped gradient wrongly where it
+    fuses them (seen with jaxlib 0.10.2 and 0.12.0; tests/learning/test_objectives.py compares every strategy with its
+    gradient outside vmap). Anchors that are known while tracing and come in turns 0, 1, ..., a-1, 0, 1, ... cost nothing.
+    """
+    a, c = distances.shape
+    if isinstance(anchor, np.ndarray) and len(anchor) % a == 0 and (anchor == np.arange(len(anchor)) % a).all():
+        rows = jnp.tile(distances, (len(anchor) // a, 1))
+    else:
+        rows = jnp.matmul(jax.nn.one_hot(anchor, a), distances, precision="highest")
+    return jnp.sum(jnp.where(jnp.arange(c) == other[:, None], rows, 0), axis=1)
 
 
 def summed(selector: Selector, loss: Loss, distance: Distance) -> Objective:
@@ -90,8 +103,8 @@ def _sum_over_positives(selector: Selector, loss: Loss) -> Callable[[Array, Arra
                 return found.total, found
 
             (from_positive, from_negatives), found = jax.grad(total, argnums=(0, 1), has_aux=True)(d_ap, distances)
-            gradient = gradient + from_negatives
-            gradient = gradient.at[jnp.arange(len(positive)), positive].add(from_positive)
+            at_positive = jnp.arange(distances.shape[1]) == positive[:, None]
+            gradient = gradient + from_negatives + jnp.where(at_positive, from_positive[:, None], 0)
             return remaining, jax.tree.map(jnp.add, sums, found), gradient
 
         zero = jnp.zeros((), distances.dtype)
@@ -104,7 +117,7 @@ def _sum_over_positives(selector: Selector, loss: Loss) -> Callable[[Array, Arra
         return walk(distances, positives, negatives)[0]
 
     def backward(gradient: Array, cotangent: LossSum) -> tuple[Array, None, None]:
-        return cotangent.total * gradient, None, None  # count and active are piecewise constant
+        return cotangent.total * gradient, None, None  # valid and active are piecewise constant
 
     sums.defvjp(walk, backward)
     return sums

@@ -88,8 +88,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": value,
-            "active": sums.active / jnp.where(sums.count > 0, sums.count, 1.0),
-            "triplets": sums.count,
+            "active": sums.active / jnp.where(sums.valid > 0, sums.valid, 1.0),
+            "triplets": sums.valid,
             "gradient_norm": optax.tree.norm(gradient),
         }
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics

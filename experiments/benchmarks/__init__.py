@@ -1,0 +1,1 @@
+"""Time and memory, each as ``python -m experiments.benchmarks.NAME``."""

@@ -1,0 +1,327 @@
+"""The blog's own loops, in Keras on JAX and scikit-learn, against fgis doing the same work.
+
+``python -m experiments.benchmarks.published [--features=FILE] [--repeats=3]``, about five minutes on two cores.
+
+Every repetition runs each side in a fresh process, ours and the peer in turns, from features in the memory of the host
+to trained parameters (``train``) or to the score (``evaluate``). Imports, data and, for ``evaluate``, the trained
+network are there before the clock starts; no compilation cache is used. A process works twice, on two seeds:
+
+* ``train``, ``evaluate``: the first time, everything that has to be compiled included, on both sides;
+* ``train_warm``, ``evaluate_warm``: the second time, with what each side keeps of the first. The peer keeps its model,
+  optimiser and compiled functions (only their values are reset), ours its experiment.
+
+``train``: 1000 triplets drawn as published, 250 of them held out; 10 epochs in batches of 32 under Adam; validation and
+a checkpoint, optimiser included, after each. ``evaluate``: embed 1000 images, rank all of them for each, count hits in
+the top 4. The published loop asks scikit-learn once per query; ``evaluate_matrix`` is that peer improved, one distance
+matrix and one sort. ``*_spatial``: synthetic features [1000, 9, 9, 512], the shape that the blog fed; the peer averages
+over space inside the network, as published, ours once before.
+
+Before any time is printed, both sides must reach the same N-S score within the noise of the seeds.
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.benchmarks import timing
+
+EPOCHS, BATCH, TRIPLETS, HELD_OUT = 10, 32, 1000, 0.25
+PEER = "keras.Model.fit on JAX"
+PEER_SEARCH = "keras predict, scikit-learn"
+Run = Callable[[Any], Any]
+
+
+class Fresh(NamedTuple):
+    """What one process did: the seconds and the result of each run, the first of them cold, and its peak memory."""
+
+    seconds: list[float]
+    results: list[Any]
+    megabytes: float
+
+
+def load(source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 features and labels: of a feature file, or synthetic ones for ``spatial``."""
+    if source != "spatial":
+        from fgis.features.store import load_features
+
+        found = load_features(source)
+        return found.features.astype(np.float32), found.labels
+    # Objects differ in which channels fire, views of an object in how strongly; positions by noise.
+    generator = np.random.default_rng(0)
+    labels = np.arange(1000) // 4
+    objects = generator.exponential(size=(250, 512)) * (generator.random((250, 512)) < 0.3)
+    views = objects[labels] * generator.random((1000, 512)) + 0.4 * generator.exponential(size=(1000, 512))
+    noise = generator.random((1000, 9, 9, 512), np.float32)
+    return views[:, None, None].astype(np.float32) * noise, labels
+
+
+def make_ours_train(source: str) -> Run:
+    """``seed -> parameters`` by ``configs/ukbench.py:published``, for one closed-set run."""
+    import jax
+    import jax.numpy as jnp
+
+    from configs import ukbench
+    from fgis import build
+    from fgis.learning import checkpoint
+    from fgis.learning.train import train
+
+    features, labels = load(source)
+    config = ukbench.get_config("published")
+    config.seeds, config.folds = 1, 0
+    plain = build.plain(config)
+    experiments: list[build.Experiment] = []  # kept by the second run, so that it need not compile again
+    jax.devices()
+
+    def run(seed: int) -> Any:
+        if not experiments:
+            experiments.append(build.build(config, labels, features.shape[-1]))
+        experiment = experiments[0]
+        prepared = jnp.asarray(experiment.prepare(features))
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            checkpoint.open_checkpoints(folder) as manager,
+        ):
+            state = train(
+                experiment.recipe,
+                experiment.runs._replace(seeds=jnp.asarray([seed])),
+                prepared,
+                labels,
+                steps=experiment.total_steps,
+                record_every=experiment.record_every,
+                on_record=lambda step, state, metrics: checkpoint.save(
+                    manager, state, plain, loss=float(metrics["validation_loss"].mean())
+                ),
+            )
+        return jax.tree.map(lambda x: np.asarray(x[0]), state.params)
+
+    return run
+
+
+def make_ours_evaluate(source: str) -> Run:
+    """``parameters -> N-S score`` by ``fgis.retrieval.evaluate``."""
+    import jax
+
+    from configs import ukbench
+    from fgis import build
+    from fgis.retrieval.evaluate import evaluate, protocol
+
+    features, labels = load(source)
+    config = ukbench.get_config("published")
+    config.seeds, config.folds = 1, 0
+    experiment = build.build(config, labels, features.shape[-1])
+    jax.devices()
+
+    def run(params: Any) -> float:
+        embeddings = np.asarray(experiment.embed(params, experiment.prepare(features)))
+        asking = protocol(labels, ("ns_score",))
+        return float(evaluate(embeddings, labels, asking, ("ns_score",), experiment.distance)["ns_score"].mean())
+
+    return run
+
+
+def draw_triplets(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Rows [t, 3] as published: two labels of the array; first and last image of the one, first image of the other."""
+    generator = np.random.default_rng(seed)
+    triplets = []
+    for _ in range(TRIPLETS):
+        positive, negative = generator.choice(labels, 2, replace=False)
+        same = np.where(labels == positive)[0]
+        other = np.where(labels == negative)[0]
+        triplets.append((same[0], same[-1], other[0]))
+    return np.array(triplets)
+
+
+def keras_network(shape: tuple[int, ...]) -> Any:
+    """The embedding network of the blog and of its author's code."""
+    import keras
+    from keras import layers
+
+    pooling = [layers.GlobalAveragePooling2D()] if len(shape) == 3 else []
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            *pooling,
+            layers.Dense(512, activation="relu"),
+            layers.Dropout(0.5),
+            layers.Dense(512, activation="relu"),
+            layers.Dropout(0.25),
+            layers.Dense(256, activation="relu"),
+        ]
+    )
+
+
+def keras_triplet_model(network: Any, shape: tuple[int, ...]) -> Any:
+    """Three inputs through one network; the loss is the hinge of the batch mean, and the targets are not looked at."""
+    import keras
+    from keras import ops
+
+    def distance(a: Any, b: Any) -> Any:
+        return ops.sqrt(ops.maximum(ops.sum(ops.square(a - b), axis=1), keras.backend.epsilon()))
+
+    def loss(_: Any, embeddings: Any) -> Any:
+        anchor, positive, negative = ops.split(embeddings, 3, axis=1)
+        return ops.maximum(0.0, 1.0 + ops.mean(distance(anchor, positive) - distance(anchor, negative)))
+
+    inputs = [keras.Input(shape) for _ in range(3)]
+    model = keras.Model(inputs, keras.layers.Concatenate()([network(x) for x in inputs]))
+    model.compile(optimizer=keras.optimizers.Adam(1e-4), loss=loss)
+    return model
+
+
+def make_peer_train(source: str) -> Run:
+    """``seed -> weights`` by ``fit`` as its author would have called it; the second seed reuses the compiled model."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import jax
+    import keras
+
+    features, labels = load(source)
+    shape = features.shape[1:]
+    built: list[Any] = []
+    jax.devices()
+
+    def run(seed: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(seed)
+        rows = draw_triplets(labels, seed)
+        if not built:
+            network = keras_network(shape)
+            model = keras_triplet_model(network, shape)
+            model.optimizer.build(model.trainable_variables)
+            built.extend([network, model, [np.asarray(variable) for variable in model.optimizer.variables]])
+        else:
+            built[0].set_weights(keras_network(shape).get_weights())
+            for variable, start in zip(built[1].optimizer.variables, built[2], strict=True):
+                variable.assign(start)
+        with tempfile.TemporaryDirectory() as folder:
+            built[1].fit(
+                [features[rows[:, i]] for i in range(3)],
+                np.zeros(len(rows)),
+                batch_size=BATCH,
+                epochs=EPOCHS,
+                validation_split=HELD_OUT,
+                callbacks=[keras.callbacks.ModelCheckpoint(folder + "/{epoch:02d}.keras")],
+                verbose=0,
+            )
+        return built[0].get_weights()
+
+    return run
+
+
+def make_peer_evaluate(source: str, matrix: bool = False) -> Run:
+    """``weights -> N-S score`` by ``predict`` and the published loop, or with one distance matrix for all queries."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import jax
+    from sklearn.metrics.pairwise import euclidean_distances
+
+    features, labels = load(source)
+    network = keras_network(features.shape[1:])
+    jax.devices()
+
+    def run(weights: list[np.ndarray]) -> float:
+        network.set_weights(weights)
+        embeddings = network.predict(features, verbose=0)
+        if matrix:
+            nearest = np.argsort(euclidean_distances(embeddings), axis=1)[:, :4]
+            return float((labels[nearest] == labels[:, None]).sum(axis=1).mean())
+        hits = 0
+        for query in range(len(embeddings)):
+            distances = euclidean_distances(embeddings[query : query + 1], embeddings)[0]
+            hits += np.sum(labels[np.argsort(distances)[:4]] == labels[query])
+        return float(hits / len(embeddings))
+
+    return run
+
+
+def fresh(make: Callable[..., Run], arguments: tuple, inputs: list[Any]) -> Fresh:
+    """Make a side in a process of its own and run it on each of the inputs."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    child = context.Process(target=_serve, args=(there, make, arguments, inputs), daemon=True)
+    child.start()
+    there.close()
+    found = here.recv()
+    child.join()
+    return found
+
+
+def _serve(pipe: Connection, make: Callable[..., Run], arguments: tuple, inputs: list[Any]) -> None:
+    run = make(*arguments)
+    seconds, results = [], []
+    for given in inputs:
+        began = time.perf_counter()
+        results.append(run(given))
+        seconds.append(time.perf_counter() - began)
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    pipe.send(Fresh(seconds, results, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6))
+
+
+def best(found: list[Fresh], turn: int) -> timing.Measured:
+    """Return the fastest of the processes, cold (turn 0) or warm (1), and the smallest of their peaks."""
+    return timing.Measured(min(one.seconds[turn] for one in found), min(one.megabytes for one in found))
+
+
+def check_scores(shape: str, ours: list[float], peer: list[float]) -> None:
+    """Print both scores over the seeds; stop where they differ by more than their noise."""
+    difference = np.mean(ours) - np.mean(peer)
+    noise = np.sqrt(np.var(ours, ddof=1) / len(ours) + np.var(peer, ddof=1) / len(peer))
+    print(
+        f"{shape}: N-S over {len(ours)} seeds: ours {np.mean(ours):.3f}, peer {np.mean(peer):.3f}, "
+        f"difference {difference:+.3f} with a standard error of {noise:.3f}",
+        flush=True,
+    )
+    if not abs(difference) <= 4 * noise + 0.005:
+        raise SystemExit(f"{shape}: the scores differ by more than noise, so the two sides do not do the same work")
+
+
+def measure(source: str, suffix: str, repeats: int) -> list[dict[str, Any]]:
+    """Run all cases on one kind of features and check the scores; return the rows of the report."""
+    makes = {
+        "ours_train": (make_ours_train, (source,)),
+        "peer_train": (make_peer_train, (source,)),
+        "ours_evaluate": (make_ours_evaluate, (source,)),
+        "peer_evaluate": (make_peer_evaluate, (source,)),
+        "peer_matrix": (make_peer_evaluate, (source, True)),
+    }
+    found: dict[str, list[Fresh]] = {name: [] for name in makes}
+    for repeat in range(repeats):
+        trained: dict[str, Any] = {}
+        for name, (make, arguments) in makes.items():  # in turns: a busy machine hits both
+            inputs = [2 * repeat, 2 * repeat + 1] if name.endswith("train") else trained[name[:4]]
+            found[name].append(fresh(make, arguments, inputs))
+            if name.endswith("train"):
+                trained[name[:4]] = found[name][-1].results
+    scores = {
+        name: [score for one in found[name] for score in one.results] for name in ("ours_evaluate", "peer_evaluate")
+    }
+    check_scores(f"features{suffix or '_pooled'}", *scores.values())
+    rows = []
+    for case, ours, peer, peer_name in (
+        ("train", "ours_train", "peer_train", PEER),
+        ("evaluate", "ours_evaluate", "peer_evaluate", PEER_SEARCH + " per query"),
+        ("evaluate_matrix", "ours_evaluate", "peer_matrix", PEER_SEARCH + " at once"),
+    ):
+        for turn, state in enumerate(("", "_warm")):
+            rows.append(timing.row(case + suffix + state, best(found[ours], turn), peer_name, best(found[peer], turn)))
+    return rows
+
+
+def main() -> None:
+    """Measure all cases on both shapes of features and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", default="", help="a feature file; the bundled one without it")
+    parser.add_argument("--repeats", type=int, default=3, help="fresh processes of each side; two seeds each")
+    options = parser.parse_args()
+    rows = measure(options.features, "", options.repeats) + measure("spatial", "_spatial", options.repeats)
+    timing.report("published", rows)
+
+
+if __name__ == "__main__":
+    main()
