@@ -1,7 +1,7 @@
 """The only reader of a ConfigDict: turns it into plain functions and numbers, and refuses what it does not understand.
 
-``check`` needs the configuration alone and compiles nothing, so that a misspelt key fails within seconds. ``build`` adds the
-labels and the shape of the features.
+``check`` needs the configuration alone and compiles nothing, so that a misspelt key fails within seconds. ``build``
+adds the labels and the shape of the features.
 """
 
 import difflib
@@ -23,11 +23,12 @@ from fgis.features.collections import COLLECTIONS
 from fgis.features.extract import check_settings
 from fgis.learning import heads, losses, mining, objectives, sampling
 from fgis.learning.step import init_state, make_loss, make_train_step
-from fgis.learning.train import Recipe, Runs
+from fgis.learning.train import Recipe, Runs, Validation
 from fgis.retrieval.evaluate import object_folds
 from fgis.retrieval.metrics import find_metric
 from fgis.types import Objective, RunPlan, UserError
 
+START_ROWS = 4096  # images that a head's start is fitted to, where a run may see more
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 
 
@@ -35,8 +36,8 @@ def given() -> None:
     """Names the absence of mining in a config: the sampler lists the triplets."""
 
 
-STRATEGIES: dict[str, Callable] = mining.MINERS | mining.SELECTORS | {"given": given}
-TABLES: dict[str, Mapping[str, Callable]] = {
+STRATEGIES: dict[str, Callable[..., Any]] = {**mining.MINERS, **mining.SELECTORS, "given": given}
+TABLES: dict[str, dict[str, Any]] = {
     "head": heads.HEADS,
     "sampler": sampling.SAMPLERS,
     "miner": STRATEGIES,
@@ -46,8 +47,8 @@ TABLES: dict[str, Mapping[str, Callable]] = {
 }
 # The arguments that do not come from a config: data, and what another choice implies.
 SUPPLIED = {
-    "table", "seed", "step", "key", "distances", "positives", "negatives", "max_positives", "d_ap", "d_an", "sums", "parent",
-    "name",
+    "table", "seed", "step", "key", "distances", "positives", "negatives", "max_positives", "d_ap", "d_an", "sums",
+    "parent", "name",
 }  # fmt: skip
 KEYS: dict[str, tuple[str, ...]] = {
     "features": ("path", "images", "collection", "backbone", "weights", "image_size", "fit", "pooling", "on_bad_image"),
@@ -106,10 +107,8 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def refuse_other(
-    config: ml_collections.ConfigDict, saved: Mapping[str, Any], place: str, but: str = "\0"
-) -> None:
-    """Raises ``UserError`` where ``config`` and the ``saved`` one of ``place`` differ, keys that start with ``but`` aside."""
+def refuse_other(config: ml_collections.ConfigDict, saved: Mapping[str, Any], place: str, but: str = "\0") -> None:
+    """Raises ``UserError`` where ``config`` and the ``saved`` one differ, but for keys that start with ``but``."""
     here, there = flatten(plain(config)), flatten(saved)
     differing = [k for k in sorted(here | there) if here.get(k) != there.get(k) and not k.startswith(but)]
     if differing:
@@ -152,8 +151,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_features(config.features)
     if (config.sampler.name == "published") != (config.miner.name == "given"):
         raise UserError(
-            f"config.miner.name: {config.miner.name!r} does not go with config.sampler.name={config.sampler.name!r}; the "
-            "published sampler lists its own triplets, so it takes the miner 'given' and no other does"
+            f"config.miner.name: {config.miner.name!r} does not go with config.sampler.name={config.sampler.name!r}; "
+            "the published sampler lists its own triplets, so it takes the miner 'given', and no other sampler does"
         )
     _check_numbers(config)
 
@@ -190,7 +189,7 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
 
 
 def choose(config: ml_collections.ConfigDict, group: str, **supplied: Any) -> Callable:
-    """The function that ``config.GROUP.name`` names, with the arguments of ``config.GROUP.NAME`` and ``supplied`` bound."""
+    """The function that ``config.GROUP.name`` names, with ``config.GROUP.NAME`` and ``supplied`` bound to it."""
     table, options = TABLES[group], config[group]
     name = options.get("name", "")
     if name not in table:
@@ -229,27 +228,33 @@ def build_objective(config: ml_collections.ConfigDict, distance: Distance) -> Ob
 
 
 def build_recipe(config: ml_collections.ConfigDict, feature_size: int) -> Recipe:
-    """Head, sampler, objective, reduction and optimiser of ``config``, for prepared features of size ``feature_size``."""
-    head, optimizer = choose(config, "head")(), choose(config, "optimizer")()
+    """The functions that ``config`` chooses, joined, for prepared features of size ``feature_size``."""
+    head, optimizer = choose(config, "head")(), optax.masked(choose(config, "optimizer")(), heads.trainable)
     objective, reduction = build_objective(config, DISTANCES[config.distance]), choose(config, "reduction")
-    validation_rows = None
+    loss, validation = make_loss(head.apply, objective, reduction), None
     if config.sampler.name == "published":
-        published = config.sampler.published
-        validation_rows = partial(
-            sampling.published_validation, triplets=published.triplets, held_out=published.held_out
+        drawn = config.sampler.published
+        validation = Validation(
+            rows=partial(sampling.published_validation, triplets=drawn.triplets, held_out=drawn.held_out),
+            loss=lambda params, batch: loss(params, batch, None)[0],
         )
-    loss = make_loss(head.apply, objective, reduction)
     return Recipe(
-        init=lambda seed: init_state(heads.init_head(head, jax.random.key(seed), (feature_size,)), optimizer),
+        init=lambda seed, start: init_state(
+            heads.init_head(head, jax.random.key(seed), (feature_size,), start), optimizer
+        ),
         sample=choose(config, "sampler"),
         step=make_train_step(head.apply, objective, reduction, optimizer),
-        validation_rows=validation_rows,
-        validation_loss=lambda params, batch: loss(params, batch, None)[0],
+        validation=validation,
     )
 
 
-def build(config: ml_collections.ConfigDict, labels: Int[np.ndarray, " n"], feature_size: int) -> Experiment:
-    """The experiment of a checked ``config`` on images with these ``labels``."""
+def build(
+    config: ml_collections.ConfigDict,
+    labels: Int[np.ndarray, " n"],
+    feature_size: int,
+    read: Callable[[Int[np.ndarray, " m"]], np.ndarray],
+) -> Experiment:
+    """The experiment of a checked ``config`` on images with these ``labels``; ``read`` gives the features of rows."""
     objects = len(np.unique(labels))
     if config.folds > objects:
         raise UserError(f"config.folds: {config.folds} folds of {objects} objects; write at most {objects}")
@@ -257,21 +262,25 @@ def build(config: ml_collections.ConfigDict, labels: Int[np.ndarray, " n"], feat
     left_out = ([-1] if config.closed_set else []) + list(range(config.folds))
     plans = tuple(RunPlan(config.seed + seed, fold) for fold in left_out for seed in range(config.seeds))
     members = int(np.unique(labels, return_counts=True)[1].max())
-    tables = {
-        fold: sampling.class_table(labels, np.flatnonzero(folds != fold), classes=objects, members=members)
-        for fold in left_out
-    }
+    head = choose(config, "head")()
+    prepare = partial(heads.prepare, power=config.inputs.power, normalize=config.inputs.normalize)
+    tables, starts = {}, {}
+    for fold in left_out:
+        rows = np.flatnonzero(folds != fold)
+        tables[fold] = sampling.class_table(labels, rows, classes=objects, members=members)
+        sample = np.sort(np.random.default_rng(config.seed).permutation(rows)[:START_ROWS])
+        starts[fold] = heads.fit_start(head, np.asarray(prepare(read(sample))))
     runs = Runs(
         seeds=jnp.asarray([plan.seed for plan in plans]),
         tables=jax.tree.map(lambda *tables: jnp.stack(tables), *(tables[plan.fold] for plan in plans)),
+        starts=jax.tree.map(lambda *starts: jnp.stack(starts), *(starts[plan.fold] for plan in plans)),
     )
-    head = choose(config, "head")()
     return Experiment(
         recipe=build_recipe(config, feature_size),
         runs=runs,
         plans=plans,
         folds=folds,
-        prepare=jax.jit(partial(heads.prepare, power=config.inputs.power, normalize=config.inputs.normalize)),
+        prepare=prepare,
         embed=jax.jit(head.apply),
         distance=config.distance,
         total_steps=config.train.total_steps,

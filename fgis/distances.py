@@ -1,8 +1,8 @@
 """Distances between embeddings, safe under gradients.
 
-Every distance comes in two forms that agree: ``pairwise`` [a, d], [c, d] -> [a, c] for mining and ranking, and ``rowwise``
-[t, d], [t, d] -> [t] for the pairs that were chosen. Both are differentiable everywhere, also at zero vectors and at
-equal vectors, where they return a zero gradient instead of NaN.
+Every distance comes in two forms that agree: ``pairwise`` [a, d], [c, d] -> [a, c] for mining and ranking, and
+``rowwise`` [t, d], [t, d] -> [t] for the pairs that were chosen. Both are differentiable everywhere, also at zero
+vectors and at equal vectors, where they return a zero gradient instead of NaN.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,13 @@
 """``python -m fgis.main --config=configs/ukbench.py [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]``."""
 
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         parsed = parse(arguments)
         if parsed is None:
             return 0
+        _keep_compiled_programs()
         build.check(parsed.config)
         modes.MODES[parsed.mode](parsed.config, parsed.workdir, parsed.step)
     except UserError as error:
@@ -65,6 +68,14 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
     if rest:
         raise UserError(f"{rest[0]}: not a flag; every argument has the form --name=value")
     return Arguments(config.value, Path(workdir.value or _default_workdir(values)), mode.value, step.value)
+
+
+def _keep_compiled_programs() -> None:
+    """Compiles once per machine instead of once per process, unless the user has a say of their own in it."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgis" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _no_such_key(message: str, arguments: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fgis.features import collections, extract, store
 from fgis.learning import checkpoint
 from fgis.learning.train import Metrics, init_states, train
 from fgis.report import gallery, records, render, summary
-from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, protocol
+from fgis.retrieval.evaluate import compare, evaluate_runs
 from fgis.retrieval.search import search
 from fgis.types import RunPlan, TrainState, UserError
 
@@ -30,11 +31,13 @@ def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | Non
     began = time.monotonic()
     source = build.source(config)
     rows = open_features(source)
-    experiment = build.build(config, rows.labels, rows.shape[-1])
+    experiment = build.build(config, rows.labels, rows.shape[-1], rows.read)
     claim(config, workdir)
     total = experiment.total_steps
     with checkpoint.open_checkpoints(workdir / "checkpoints") as manager:
-        state = checkpoint.restore_latest(manager, jax.eval_shape(lambda: init_states(experiment.recipe, experiment.runs)))
+        state = checkpoint.restore_latest(
+            manager, jax.eval_shape(lambda: init_states(experiment.recipe, experiment.runs))
+        )
         start = 0 if state is None else int(state.step[0])
         report = records.read_json(workdir / "report.json")
         if start == total and report and report["step"] == total and (workdir / "report.html").exists():
@@ -64,7 +67,7 @@ def evaluate_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | 
     build.refuse_other(config, saved, str(workdir), but="features.")
     source = build.source(config)
     rows = open_features(source)
-    experiment = build.build(config, rows.labels, rows.shape[-1])
+    experiment = build.build(config, rows.labels, rows.shape[-1], rows.read)
     transfer = source.path != saved["features"]["path"]
     if transfer:
         plans = tuple(RunPlan(plan.seed, -1) for plan in experiment.plans)
@@ -135,7 +138,9 @@ def recorder(
     def on_record(step: int, state: TrainState, metrics: Metrics) -> None:
         per_run = {name: values.mean(axis=0) for name, values in metrics.items()}
         records.append_record(path, {"step": step, **per_run})
-        shown = {name: float(np.mean(per_run[name])) for name in ("loss", "active", "validation_loss") if name in per_run}
+        shown = {
+            name: float(np.mean(per_run[name])) for name in ("loss", "active", "validation_loss") if name in per_run
+        }
         if bar.disable:
             figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
             print(f"step {step}/{experiment.total_steps}  {figures}", flush=True)
@@ -159,26 +164,41 @@ def report_on(
 ) -> None:
     """Evaluates all runs and writes ``report.json`` and ``report.html``; prints the table."""
     features, labels = prepared(rows, experiment), rows.labels
-    metrics, distance = experiment.metrics, experiment.distance
 
-    def embed(run: int) -> np.ndarray:
+    def embed(params: Any, run: int) -> np.ndarray:
         return np.asarray(experiment.embed(jax.tree.map(lambda x: jnp.asarray(x[run]), params), features))
 
-    frozen = evaluate(features, labels, protocol(labels, metrics), metrics, distance)
-    trained = evaluate_runs(embed, experiment.plans, experiment.folds, labels, metrics, distance)
-    if transfer:
-        trained = {"transfer": trained["closed_set"]}
+    def values(embed_run: Callable[[int], Any], plans: tuple[RunPlan, ...]) -> dict[str, dict[str, np.ndarray]]:
+        found = evaluate_runs(embed_run, plans, experiment.folds, labels, experiment.metrics, experiment.distance)
+        return {"transfer": found["closed_set"]} if transfer else found
+
+    untrained = init_states(experiment.recipe, experiment.runs).params
+    found = {
+        "frozen": values(
+            lambda run: features, tuple(plan for plan in experiment.plans if plan.seed == experiment.seed)
+        ),
+        "untrained": values(partial(embed, untrained), experiment.plans),
+        "trained": values(partial(embed, params), experiment.plans),
+    }
+    gallery_size = {"unseen_gallery": int(np.bincount(experiment.folds).max())}
     report = {
         "version": records.VERSION,
         "config": build.plain(config),
         "step": step,
         "versions": records.versions(),
         "evaluations": {
-            name: compare(values, frozen, labels, experiment.resamples, experiment.seed) for name, values in trained.items()
+            name: compare(
+                {row: found[row][name] for row in found},
+                labels,
+                gallery_size.get(name, len(labels)),
+                experiment.resamples,
+                experiment.seed,
+            )
+            for name in found["trained"]
         },
     }
     history = records.read_records(workdir / "metrics.jsonl", step)
-    shown = {} if transfer else galleries(build.source(config), experiment, rows, trained, frozen, embed)
+    shown = {} if transfer else galleries(build.source(config), experiment, rows, found, partial(embed, params))
     records.write_text(workdir / "report.html", render.html(report, history, experiment.plans, shown))
     records.write_json(workdir / "report.json", report)
     print(f"\n{summary.text(report)}\n{workdir / 'report.json'}\n{workdir / 'report.html'}")
@@ -188,27 +208,27 @@ def galleries(
     source: build.Source,
     experiment: build.Experiment,
     rows: store.Rows,
-    trained: dict[str, dict[str, np.ndarray]],
-    frozen: dict[str, np.ndarray],
+    found: dict[str, dict[str, dict[str, np.ndarray]]],
     embed: Callable[[int], np.ndarray],
 ) -> dict[str, list[gallery.Answers]]:
-    """The worst and the best queries of the strictest evaluation, answered by the first seed's heads."""
-    name = "unseen_objects" if "unseen_objects" in trained else "closed_set"
-    metric, values = next(iter(trained[name].items()))
+    """The worst and the best queries, answered by heads that have not seen their objects if there are such heads."""
+    name = "unseen_objects" if "unseen_objects" in found["trained"] else "closed_set"
+    metric, trained = next(iter(found["trained"][name].items()))
     read_image = None
     if source.images:
         images = collections.load_collection(source.collection, source.images)
         place = {image_id: i for i, image_id in enumerate(images.image_ids)}
-        read_image = lambda row: images.read(place[rows.image_ids[row]])  # noqa: E731
+        read_image = lambda row: images.read(place[rows.image_ids[row]])
     shown = {}
-    for title, queries in zip(("Worst", "Best"), gallery.worst_and_best(values, frozen[metric], rows.labels, SHOWN), strict=True):
+    queries = gallery.worst_and_best(trained, found["frozen"][name][metric][0], rows.labels, SHOWN)
+    for title, chosen in zip(("Worst", "Best"), queries, strict=True):
         answers = []
-        for query in queries:
-            fold = experiment.folds[query] if name == "unseen_objects" else -1
+        for query in chosen:
+            fold = int(experiment.folds[query]) if name == "unseen_objects" else -1
             embeddings = embed(experiment.plans.index(RunPlan(experiment.seed, fold)))
             own = np.array([query])
-            found = search(embeddings[own], embeddings, SHOWN, experiment.distance, query_rows=own)
-            answers += gallery.answers([query], found, rows.labels, rows.image_ids, read_image)
+            ranked = search(embeddings[own], embeddings, SHOWN, experiment.distance, query_rows=own)
+            answers += gallery.answers([query], ranked, rows.labels, rows.image_ids, read_image)
         shown[f"{title} queries: {name.replace('_', ' ')}, by {metric}"] = answers
     return shown
 

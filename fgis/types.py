@@ -1,7 +1,8 @@
 """The vocabulary every room speaks: records of arrays, and the types of the functions that are exchanged.
 
 Shapes use one letter per axis throughout the project: ``n`` images, ``b`` rows of a batch, ``f`` features, ``d``
-embedding dimensions, ``a`` anchors, ``c`` candidates, ``t`` triplets, ``q`` queries, ``g`` gallery, ``k`` ranks, ``r`` runs.
+embedding dimensions, ``a`` anchors, ``c`` candidates, ``t`` triplets, ``q`` queries, ``g`` gallery, ``k`` ranks,
+``r`` runs.
 """
 
 from collections.abc import Callable, Mapping
@@ -62,8 +63,8 @@ class LossSum(NamedTuple):
 class Neighbours(NamedTuple):
     """The ranked gallery of each query: rows by ascending distance, ties by the lowest row, -1 where there is none."""
 
-    rows: Int[Array, "q k"]
-    distances: Float[Array, "q k"]
+    rows: Int[np.ndarray, "q k"]
+    distances: Float[np.ndarray, "q k"]
 
 
 class Protocol(NamedTuple):
@@ -82,8 +83,7 @@ class RunPlan(NamedTuple):
     fold: int
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that training changes; arrays only, so it can be stacked, sharded and saved as it is."""
 
     step: Any  # [] int32, and [r] where runs are stacked
@@ -97,4 +97,4 @@ Miner = Callable[[Key, Float[Array, "a c"], Bool[Array, "a c"], Bool[Array, "a c
 Loss = Callable[[Float[Array, " t"], Float[Array, " t"]], Float[Array, " t"]]  # (d_ap, d_an), not reduced
 Objective = Callable[..., LossSum]  # (key, anchors [a, d], candidates [c, d], positives [a, c], negatives [a, c])
 Reduction = Callable[[LossSum], Float[Array, ""]]
-Metric = Callable[[Bool[Array, "q k"], Int[Array, " q"]], Float[Array, " q"]]  # ranked relevance, relevant in all
+Metric = Callable[[Bool[np.ndarray, "q k"], Int[np.ndarray, " q"]], Float[np.ndarray, " q"]]  # (relevance, totals)

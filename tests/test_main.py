@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fgis import main as module
-from fgis.learning import checkpoint
+from fgis.features.store import load_features
+from fgis.learning import checkpoint, heads
 from fgis.main import main
 from tests.tiny import CONFIG, ROOT, arguments, write_features
 
@@ -30,13 +31,19 @@ def figures(workdir):
 
 
 def test_a_run_leaves_what_the_contract_says(run):
-    assert {p.name for p in run.iterdir()} == {"config.json", "checkpoints", "metrics.jsonl", "report.json", "report.html"}
+    assert {p.name for p in run.iterdir()} == {
+        "config.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "report.json",
+        "report.html",
+    }
     report = json.loads((run / "report.json").read_text())
     assert (report["version"], report["step"]) == (1, 12)
-    assert set(report["evaluations"]) == {"closed_set", "unseen_objects"}
-    for evaluation in report["evaluations"].values():
-        assert (evaluation["queries"], evaluation["gallery"]) == (48, 48)
-        for row in ("trained", "frozen", "difference"):
+    assert set(report["evaluations"]) == {"closed_set", "unseen_objects", "unseen_gallery"}
+    for name, evaluation in report["evaluations"].items():
+        assert (evaluation["queries"], evaluation["gallery"]) == (48, 16 if name == "unseen_gallery" else 48)
+        for row in ("trained", "frozen", "difference", "untrained", "difference_untrained"):
             for metric in ("ns_score", "accuracy_top4", "recall@1", "map@r"):
                 low, high = evaluation[row][metric]["ci95"]
                 assert low <= evaluation[row][metric]["mean"] <= high
@@ -97,6 +104,14 @@ def test_evaluate_on_another_file_is_a_transfer(run, features, tmp_path):
 def test_another_experiment_does_not_overwrite_a_run(run, features, capsys):
     assert main(arguments(features, run, "--config.loss.soft_margin.temperature=0.2")) == 2
     assert "config.loss.soft_margin.temperature: 0.2 here" in capsys.readouterr().err
+
+
+def test_weight_decay_does_not_move_the_centre_of_a_head(features, tmp_path):
+    more = ("--config.optimizer.name=adamw", "--config.optimizer.adamw.weight_decay=0.5")
+    assert main(arguments(features, tmp_path, *more)) == 0
+    center = checkpoint.restore_params(tmp_path)[1]["constants"]["center"][0]  # of a closed-set run
+    prepared = np.asarray(heads.prepare(load_features(str(features)).features, 0.5, True))
+    np.testing.assert_allclose(center, prepared.mean(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -204,5 +219,7 @@ def test_every_experiment_has_a_default_workdir_of_its_own():
 
 
 def test_the_module_is_a_command():
-    done = subprocess.run([sys.executable, "-m", "fgis.main", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fgis.main", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert "--workdir" in done.stdout

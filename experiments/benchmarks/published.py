@@ -83,7 +83,7 @@ def make_ours_train(source: str) -> Run:
 
     def run(seed: int) -> Any:
         if not experiments:
-            experiments.append(build.build(config, labels, features.shape[-1]))
+            experiments.append(build.build(config, labels, features.shape[-1], lambda rows: features[rows]))
         experiment = experiments[0]
         prepared = jnp.asarray(experiment.prepare(features))
         with (
@@ -117,7 +117,7 @@ def make_ours_evaluate(source: str) -> Run:
     features, labels = load(source)
     config = ukbench.get_config("published")
     config.seeds, config.folds = 1, 0
-    experiment = build.build(config, labels, features.shape[-1])
+    experiment = build.build(config, labels, features.shape[-1], lambda rows: features[rows])
     jax.devices()
 
     def run(params: Any) -> float:

@@ -1,7 +1,7 @@
 """Orbax checkpoints: parameters, the rest of the train state and the configuration, each an item of its own.
 
-Parameters restore without the optimiser. The latest checkpoint and the best one (lowest ``loss``) are kept. A save that was
-killed leaves a temporary folder, which the next opening ignores.
+Parameters restore without the optimiser. The latest checkpoint and the best one (lowest ``loss``) are kept. A save
+that was killed leaves a temporary folder, which the next opening ignores.
 """
 
 from collections.abc import Iterator, Mapping
@@ -72,7 +72,9 @@ def restore_params(workdir: str | Path, step: int | None = None) -> tuple[int, A
         steps = sorted(manager.all_steps())
         chosen = manager.latest_step() if step is None else step
         if chosen not in steps:
-            raise UserError(f"--step={step}: {directory} holds {', '.join(map(str, steps)) or 'no checkpoint'}; name one")
+            raise UserError(
+                f"--step={step}: {directory} holds {', '.join(map(str, steps)) or 'no checkpoint'}; name one"
+            )
         items = ocp.args.Composite(params=ocp.args.StandardRestore(), config=ocp.args.JsonRestore())
         found = manager.restore(chosen, args=items)
     return chosen, jax.tree.map(np.asarray, found["params"]), found["config"]

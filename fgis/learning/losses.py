@@ -25,7 +25,7 @@ def soft_margin(d_ap: Float[Array, " t"], d_an: Float[Array, " t"], temperature:
 
 
 def difference(d_ap: Float[Array, " t"], d_an: Float[Array, " t"]) -> Float[Array, " t"]:
-    """d_ap − d_an: the published experiment's loss before its hinge, which ``hinge_of_mean`` applies to the batch mean."""
+    """d_ap − d_an: the published loss before its hinge, which ``hinge_of_mean`` applies to the batch mean."""
     return d_ap - d_an
 
 

@@ -1,7 +1,7 @@
 """From distances and masks to triplets: O(B²) memory, static shapes, no NaN on an empty batch.
 
-``MINERS`` list triplets as indices. ``SELECTORS`` are for the strategies that use every triplet of a kind: they never list
-them, but weigh all negatives of one positive per anchor at a time (``objectives.summed`` walks the positives).
+``MINERS`` list triplets as indices. ``SELECTORS`` are for the strategies that use every triplet of a kind: they never
+list them, but weigh all negatives of one positive per anchor at a time (``objectives.summed`` walks the positives).
 Ties are broken by the lowest candidate index everywhere.
 """
 
@@ -54,10 +54,11 @@ def semi_hard(
     margin: float = 0.2,
     max_positives: int | None = None,
 ) -> Triplets:
-    """For every anchor–positive pair, the nearest negative with d_ap < d_an < d_ap + margin (FaceNet, arXiv:1503.03832).
+    """For every anchor–positive pair, the nearest negative with d_ap < d_an < d_ap + margin (arXiv:1503.03832).
 
-    A pair without a semi-hard negative is dropped: weight 0. ``max_positives`` bounds the positives of an anchor (K − 1 in a
-    P×K batch; without it any batch is handled, with c − 1 slots). Returns a · max_positives triplets. ``key`` is not used.
+    A pair without a semi-hard negative is dropped: weight 0. ``max_positives`` bounds the positives of an anchor (K −
+    1 in a P×K batch; without it any batch is handled, with c − 1 slots). Returns a · max_positives triplets. ``key``
+    is not used.
     """
     del key
     a, c = distances.shape

@@ -1,7 +1,7 @@
 """Where strategies that list triplets and strategies that sum over all of them meet: both become an ``Objective``.
 
-``objective(key, anchors [a, d], candidates [c, d], positives [a, c], negatives [a, c]) -> LossSum``. Sums over anchors add
-up over devices, so the train step needs to know nothing else about a strategy.
+``objective(key, anchors [a, d], candidates [c, d], positives [a, c], negatives [a, c]) -> LossSum``. Sums over
+anchors add up over devices, so the train step needs to know nothing else about a strategy.
 """
 
 from collections.abc import Callable
@@ -55,9 +55,9 @@ def _select(
 ) -> Float[Array, " t"]:
     """distances[anchor, other], by masks and products instead of a gather.
 
-    The gradient of a gather is a scatter, and XLA's CPU backend compiles scatters inside a vmapped gradient wrongly where it
-    fuses them (seen with jaxlib 0.10.2 and 0.12.0; tests/learning/test_objectives.py compares every strategy with its
-    gradient outside vmap). Anchors that are known while tracing and come in turns 0, 1, ..., a-1, 0, 1, ... cost nothing.
+    The gradient of a gather is a scatter, and XLA's CPU backend compiles scatters inside a vmapped gradient wrongly
+    where it fuses them (seen with jaxlib 0.10.2 and 0.12.0; tests/learning/test_train.py fails with a gather here).
+    Anchors that are known while tracing and come in turns 0, 1, ..., a-1, 0, 1, ... cost nothing.
     """
     a, c = distances.shape
     if isinstance(anchor, np.ndarray) and len(anchor) % a == 0 and (anchor == np.arange(len(anchor)) % a).all():

@@ -1,7 +1,7 @@
 """Which rows make a batch: functions of (seed, step) and nothing else, so that resuming a run needs no sampler state.
 
-A run samples from its own images only; they are described by a ``ClassTable``, an array that can be stacked over runs and
-mapped by ``vmap``. ``partial(sample_pk, table, ...)`` has the type ``Sampler``.
+A run samples from its own images only; they are described by a ``ClassTable``, an array that can be stacked over runs
+and mapped by ``vmap``. ``partial(sample_pk, table, ...)`` has the type ``Sampler``.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class ClassTable(NamedTuple):
 def class_table(
     labels: Int[np.ndarray, " n"], rows: Int[np.ndarray, " m"], classes: int | None = None, members: int | None = None
 ) -> ClassTable:
-    """The table of ``rows`` (all of them where a run may use everything) by ``labels[row]``, padded to a common shape."""
+    """The table of the ``rows`` that a run may use, by ``labels[row]``, padded to a common shape."""
     rows = np.sort(np.asarray(rows))
     _, index, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
     table = np.full((classes or len(counts), members or counts.max(initial=1)), -1, np.int32)
@@ -34,14 +34,12 @@ def class_table(
     return ClassTable(jnp.asarray(table), jnp.asarray(padded))
 
 
-def sample_pk(
-    table: ClassTable, seed: Any, step: Any, classes: int = 64, per_class: int = 4
-) -> Int[Array, " b"]:
+def sample_pk(table: ClassTable, seed: Any, step: Any, classes: int = 64, per_class: int = 4) -> Int[Array, " b"]:
     """P classes × K images: each epoch walks a new random order of all classes, so every class is seen in every epoch.
 
     An epoch has ceil(C / P) steps; its last batch is filled from the start of the same order. The K images of a class
-    are distinct while it has K, then repeat in turn. Where the run has fewer than P classes, the places left are padding
-    (row -1).
+    are distinct while it has K, then repeat in turn. Where the run has fewer than P classes, the places left are
+    padding (row -1).
     """
     key = jax.random.fold_in(jax.random.key(seed), 0)
     total = jnp.sum(table.counts > 0)
@@ -52,7 +50,9 @@ def sample_pk(
     place = position * classes + jnp.arange(classes)
     chosen = order[place % total]
 
-    member_noise = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, 1), step), (classes, table.rows.shape[1]))
+    member_noise = jax.random.uniform(
+        jax.random.fold_in(jax.random.fold_in(key, 1), step), (classes, table.rows.shape[1])
+    )
     counts = table.counts[chosen]
     real = jnp.arange(table.rows.shape[1]) < counts[:, None]
     members = jnp.argsort(jnp.where(real, member_noise, jnp.inf), axis=1)
@@ -64,9 +64,9 @@ def sample_pk(
 def draw_published_triplets(table: ClassTable, seed: Any, triplets: int) -> Int[Array, "t 3"]:
     """The published experiment's triplets as rows (anchor, positive, negative), drawn once per seed.
 
-    Two entries of the label *array* are drawn without replacement, so classes count by their images and both entries may
-    bear the same label. Anchor and positive are the first and the last image of the first label, the negative is the
-    first image of the second.
+    Two entries of the label *array* are drawn without replacement, so classes count by their images and both entries
+    may bear the same label. Anchor and positive are the first and the last image of the first label, the negative is
+    the first image of the second.
     """
     bounds = jnp.cumsum(table.counts)
     first_key, second_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2))
@@ -83,18 +83,24 @@ def sample_published(
 ) -> Int[Array, " b"]:
     """One batch of the published triplets in the order (a, p, n), (a, p, n), ..., reshuffled each epoch.
 
-    The last ``held_out`` share of the triplets is left for validation; the last batch of an epoch is filled with padding.
+    The last ``held_out`` share of the triplets is left for validation; the last batch of an epoch is filled with
+    padding.
     """
     drawn = draw_published_triplets(table, seed, triplets)
     train = triplets - int(triplets * held_out)
     epoch_steps = -(-train // batch)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 3), step // epoch_steps)
     place = (step % epoch_steps) * batch + jnp.arange(batch)
-    chosen = drawn[jax.random.permutation(key, train)[place % train]]
+    order = jnp.argsort(
+        jax.random.uniform(key, (train,))
+    )  # a permutation; ties are too rare to matter and stay in order
+    chosen = drawn[order[place % train]]
     return jnp.where((place < train)[:, None], chosen, -1).reshape(-1)
 
 
-def published_validation(table: ClassTable, seed: Any, triplets: int = 1000, held_out: float = 0.25) -> Int[Array, " v"]:
+def published_validation(
+    table: ClassTable, seed: Any, triplets: int = 1000, held_out: float = 0.25
+) -> Int[Array, " v"]:
     """The held-out triplets of ``sample_published``, all of them."""
     return draw_published_triplets(table, seed, triplets)[triplets - int(triplets * held_out) :].reshape(-1)
 

@@ -5,8 +5,8 @@
     jax.pmap(step, axis_name="data", in_axes=(None, 0, None), out_axes=None)
     jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data"), P()), out_specs=P(), check_vma=False)
 
-With an ``axis_name`` each device holds its share of the batch as anchors, while candidates are gathered from all devices:
-mining and the reduction see the global batch. Loss sums and gradients add up over devices.
+With an ``axis_name`` each device holds its share of the batch as anchors, while candidates are gathered from all
+devices: mining and the reduction see the global batch. Loss sums and gradients add up over devices.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def make_loss(
         embeddings = apply(params, batch.features, dropout_keys)
         candidates, labels, rows = embeddings, batch.labels, batch.rows
         if axis_name:
-            gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True)  # noqa: E731
+            gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True)
             candidates, labels, rows = gather(embeddings), gather(batch.labels), gather(batch.rows)
         positives, negatives = relations(batch.labels, batch.rows, labels, rows)
         local = objective(jax.random.fold_in(mining_key, device), embeddings, candidates, positives, negatives)

@@ -55,8 +55,8 @@ def worst_and_best(
 ) -> tuple[list[int], list[int]]:
     """The queries with the lowest and with the highest mean over seeds, at most one of an object.
 
-    Ties go to those that lost, or gained, the most against the frozen features, then to the lowest row. Images without a
-    value are neither.
+    Ties go to those that lost, or gained, the most against the frozen features, then to the lowest row. Images
+    without a value are neither.
     """
     asked = np.isfinite(values)
     mean = np.where(asked, values, 0).sum(axis=0) / np.maximum(asked.sum(axis=0), 1)

@@ -7,10 +7,17 @@ from tabulate import tabulate
 
 TITLES = {
     "closed_set": "closed set: every image asks, every image answers, the head was trained on all of them",
-    "unseen_objects": "unseen objects: queries show objects that the head was not trained on, the gallery is all images",
+    "unseen_objects": "unseen objects: queries show objects that the head was not trained on, all images answer",
+    "unseen_gallery": "unseen gallery: the same queries, asked of unseen objects alone, which no fit can flatter",
     "transfer": "transfer: images of another feature file, none of them used in training",
 }
-ROWS = {"frozen": "frozen features", "trained": "trained head", "difference": "trained − frozen, paired"}
+ROWS = {
+    "frozen": "frozen features",
+    "untrained": "head before training",
+    "trained": "trained head",
+    "difference": "trained − frozen, paired",
+    "difference_untrained": "trained − untrained, paired",
+}
 
 
 def figure(value: Mapping[str, Any] | None, signed: bool = False) -> str:
@@ -33,7 +40,7 @@ def tables(report: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
             figures = {metric: value for who, where, metric, value in published if (who, where) == (source, name)}
             rows.append([source, *(f"{figures[metric]:g}" if metric in figures else "–" for metric in metrics)])
         for key, label in ROWS.items():
-            signed = key == "difference"
+            signed = key.startswith("difference")
             rows.append([label, *(figure(evaluation[key].get(metric), signed) for metric in metrics)])
         counts = f"{evaluation['queries']} queries, gallery of {evaluation['gallery']}"
         if evaluation["without_relatives"]:

@@ -1,8 +1,10 @@
 """Protocols and the figures they give: who asks, who answers, and how sure the mean is.
 
 ``closed_set`` is the published protocol: every image asks, every image answers, and the head has seen them all.
-``unseen_objects`` splits the objects into folds: a head trained without a fold's objects answers that fold's queries, from a
-gallery of all images, so every image asks exactly once per seed.
+``unseen_objects`` splits the objects into folds: a head trained without a fold's objects answers that fold's queries,
+from a gallery of all images, so every image asks exactly once per seed. ``unseen_gallery`` asks the same queries of a
+gallery of unseen objects alone: whatever is fitted to the training images, even without labels, pushes them away from
+unseen queries, which flatters ``unseen_objects`` and cannot flatter this.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,13 +27,17 @@ def object_folds(labels: Int[np.ndarray, " n"], folds: int, seed: int = 0) -> In
 
 
 def protocol(
-    labels: Int[np.ndarray, " n"], metrics: Sequence[str], queries: Bool[np.ndarray, " n"] | None = None
+    labels: Int[np.ndarray, " n"],
+    metrics: Sequence[str],
+    queries: Bool[np.ndarray, " n"] | None = None,
+    gallery: Bool[np.ndarray, " n"] | None = None,
 ) -> Protocol:
-    """The images marked in ``queries`` (all without it) ask, all images answer; as deep as the metrics read."""
+    """Images in ``queries`` ask, those in ``gallery`` answer (all without it), as deep as the metrics read."""
     largest = int(np.unique(labels, return_counts=True)[1].max()) - 1
     depth = max(find_metric(name, largest)[2] for name in metrics)
     rows = np.arange(len(labels))
-    return Protocol(rows if queries is None else rows[queries], rows, exclude_self=False, depth=depth)
+    asking, answering = (rows if marked is None else rows[marked] for marked in (queries, gallery))
+    return Protocol(asking, answering, exclude_self=False, depth=depth)
 
 
 def evaluate(
@@ -43,14 +49,12 @@ def evaluate(
 ) -> dict[str, Float[np.ndarray, " q"]]:
     """The value of every metric for every query of the protocol; NaN where a query has no relatives in the gallery.
 
-    One ranking serves all metrics: it holds the query itself, which is taken out by its row for the metrics that exclude
-    it (and for all of them where ``protocol.exclude_self``).
+    One ranking serves all metrics: it holds the query itself, which is taken out by its row for the metrics that
+    exclude it (and for all of them where ``protocol.exclude_self``).
     """
     embeddings = np.asarray(embeddings)
     asking, answering = protocol.query_rows, protocol.gallery_rows
-    found = search(
-        embeddings[asking], embeddings[answering], protocol.depth + 1, distance, gallery_rows=answering
-    )
+    found = search(embeddings[asking], embeddings[answering], protocol.depth + 1, distance, gallery_rows=answering)
     asked = labels[asking][:, None]
     relevance = (labels[found.rows] == asked) & (found.rows >= 0)
     own = found.rows == asking[:, None]
@@ -76,8 +80,9 @@ def summarize(
 ) -> dict[str, float | list[float]]:
     """{"mean", "ci95"} of values [seeds, images]: the mean over queries, and its 95 % percentile bootstrap interval.
 
-    Seeds and objects are resampled, independently of each other; the images of an object stay together, since they are not
-    independent. NaN marks images that did not ask, or had no relatives; they count nowhere. The mean of no query is NaN.
+    Seeds and objects are resampled, independently of each other; the images of an object stay together, since they
+    are not independent. NaN marks images that did not ask, or had no relatives; they count nowhere. The mean of no
+    query is NaN.
     """
     _, index = np.unique(objects, return_inverse=True)
     asked = np.isfinite(values)
@@ -88,53 +93,67 @@ def summarize(
     rng = np.random.default_rng(seed)
     seeds_drawn = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), resamples)
     objects_drawn = rng.multinomial(sums.shape[1], np.full(sums.shape[1], 1 / sums.shape[1]), resamples)
-    means = ((seeds_drawn @ sums) * objects_drawn).sum(axis=1) / ((seeds_drawn @ counts) * objects_drawn).sum(axis=1)
-    low, high = np.percentile(means[np.isfinite(means)], [2.5, 97.5])
+    total = ((seeds_drawn @ sums) * objects_drawn).sum(axis=1)
+    asked_in_all = ((seeds_drawn @ counts) * objects_drawn).sum(axis=1)
+    low, high = np.percentile(total[asked_in_all > 0] / asked_in_all[asked_in_all > 0], [2.5, 97.5])
     return {"mean": float(sums.sum() / counts.sum()), "ci95": [float(low), float(high)]}
 
 
 def evaluate_runs(
-    embed: Callable[[int], Float[Array, "n d"]],
+    embed: Callable[[int], Float[Array | np.ndarray, "n d"]],
     plans: Sequence[RunPlan],
     folds: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     metrics: Sequence[str],
     distance: str,
 ) -> dict[str, dict[str, Float[np.ndarray, "s n"]]]:
-    """{evaluation: {metric: [seeds, images]}} of a batch of runs; ``embed(r)`` gives the images' embeddings under run r.
+    """{evaluation: {metric: [seeds, images]}} of a batch of runs; ``embed(r)`` embeds all images under run r.
 
-    Runs that saw every object give ``closed_set``; the others, each on the fold it has not seen, ``unseen_objects``.
+    Runs that saw every object give ``closed_set``; the others, each on the fold it has not seen, give
+    ``unseen_objects`` and ``unseen_gallery``.
     """
     seeds = sorted({plan.seed for plan in plans})
     values: dict[str, dict[str, np.ndarray]] = {}
     for run, plan in enumerate(plans):
-        name = "closed_set" if plan.fold < 0 else "unseen_objects"
-        asking = protocol(labels, metrics, None if plan.fold < 0 else folds == plan.fold)
-        found = evaluate(embed(run), labels, asking, metrics, distance)
-        table = values.setdefault(name, {key: np.full((len(seeds), len(labels)), np.nan) for key in metrics})
-        for key in metrics:
-            table[key][seeds.index(plan.seed), asking.query_rows] = found[key]
+        unseen = folds == plan.fold
+        asked = {"closed_set": protocol(labels, metrics)}
+        if plan.fold >= 0:
+            asked = {
+                "unseen_objects": protocol(labels, metrics, queries=unseen),
+                "unseen_gallery": protocol(labels, metrics, queries=unseen, gallery=unseen),
+            }
+        embeddings = embed(run)
+        for name, asking in asked.items():
+            table = values.setdefault(name, {key: np.full((len(seeds), len(labels)), np.nan) for key in metrics})
+            for key, found in evaluate(embeddings, labels, asking, metrics, distance).items():
+                table[key][seeds.index(plan.seed), asking.query_rows] = found
     return values
 
 
+DIFFERENCES = {"difference": ("trained", "frozen"), "difference_untrained": ("trained", "untrained")}
+
+
 def compare(
-    trained: dict[str, Float[np.ndarray, "s n"]],
-    frozen: dict[str, Float[np.ndarray, " n"]],
+    rows: dict[str, dict[str, Float[np.ndarray, "s n"]]],
     labels: Int[np.ndarray, " n"],
+    gallery: int,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """One evaluation of a report: trained and frozen figures, and their difference paired image by image."""
+    """One evaluation of a report, from {row: {metric: values}} with the rows frozen, untrained and trained.
 
-    def row(values: dict[str, np.ndarray]) -> dict[str, Any]:
-        return {name: summarize(np.atleast_2d(table), labels, resamples, seed) for name, table in values.items()}
-
-    first = next(iter(frozen.values()))
+    Differences are paired, image by image and seed by seed: ``difference`` is what the head adds to the frozen
+    features, ``difference_untrained`` what training adds to the head as it began.
+    """
+    values = dict(rows)
+    for name, (one, other) in DIFFERENCES.items():
+        values[name] = {metric: rows[one][metric] - rows[other][metric] for metric in rows[one]}
+    relatives = np.unique(labels, return_inverse=True, return_counts=True)
     return {
-        "queries": len(first),
-        "gallery": len(first),
-        "without_relatives": int(max(np.isnan(table).sum() for table in frozen.values())),
-        "trained": row(trained),
-        "frozen": row(frozen),
-        "difference": row({name: table - frozen[name] for name, table in trained.items()}),
+        "queries": len(labels),
+        "gallery": gallery,
+        "without_relatives": int((relatives[2][relatives[1]] == 1).sum()),
+    } | {
+        name: {metric: summarize(table, labels, resamples, seed) for metric, table in row.items()}
+        for name, row in values.items()
     }

@@ -1,8 +1,8 @@
 """Metrics per query on ranked relevance; means and intervals come last, over objects.
 
-``relevance[q, i]`` says whether the i-th answer of query q bears its label, ``totals[q]`` how many of the gallery do (with
-or without the query itself, as ``METRICS`` says). A query without relatives has no value: NaN, left out of the mean and
-counted.
+``relevance[q, i]`` says whether the i-th answer of query q bears its label, ``totals[q]`` how many of the gallery do
+(with or without the query itself, as ``METRICS`` says). A query without relatives has no value: NaN, left out of the
+mean and counted.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def accuracy_top4(relevance: Relevance, totals: Totals) -> PerQuery:
 
 def recall(relevance: Relevance, totals: Totals, k: int) -> PerQuery:
     """1 if any relative is in the top k, else 0: metric learning's recall, not information retrieval's."""
-    return _defined(relevance[:, :k].any(axis=1), totals)
+    return _defined(np.any(relevance[:, :k], axis=1), totals)
 
 
 def precision(relevance: Relevance, totals: Totals, k: int) -> PerQuery:

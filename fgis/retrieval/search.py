@@ -23,9 +23,9 @@ def search(
 ) -> Neighbours:
     """The ``k`` nearest gallery rows of every query, by ascending distance; ties go to the first gallery entry.
 
-    ``gallery_rows`` names the gallery entries (0 … g−1 without it; ascending, if ties are to go to the lowest row). Where
-    ``query_rows`` is given, the entry with the query's own row is left out of its list: by row id, since a duplicate of the
-    query may tie with it. Places beyond the gallery hold row -1 at an infinite distance.
+    ``gallery_rows`` names the gallery entries (0 … g−1 without it; ascending, if ties are to go to the lowest row).
+    Where ``query_rows`` is given, the entry with the query's own row is left out of its list: by row id, since a
+    duplicate of the query may tie with it. Places beyond the gallery hold row -1 at an infinite distance.
 
     Raises:
       UserError: the gallery is empty, or an embedding is NaN or infinite (they would rank first).
@@ -43,14 +43,19 @@ def search(
             )
     depth = min(k, len(gallery))
     own = np.full(len(queries), -1) if query_rows is None else np.asarray(query_rows)
-    ids, own = jnp.asarray(gallery_rows, jnp.int32), jnp.asarray(own, jnp.int32)
-    queries, gallery = jnp.asarray(queries, jnp.float32), jnp.asarray(gallery, jnp.float32)
+    # Whole blocks of one shape, padded before they reach the device: one compilation, and no small programs.
+    blocks = -(-len(queries) // BLOCK)
+    padded = np.zeros((blocks * BLOCK, queries.shape[1]), np.float32)
+    padded[: len(queries)] = queries
+    padded_own = np.full(blocks * BLOCK, -1, np.int32)
+    padded_own[: len(own)] = own
+    ids, gallery = jnp.asarray(gallery_rows, jnp.int32), jnp.asarray(gallery, jnp.float32)
     rows, distances = np.full((len(queries), k), -1), np.full((len(queries), k), np.inf, np.float32)
-    for start in range(0, len(queries), BLOCK):
-        block = slice(start, min(start + BLOCK, len(queries)))
-        pad = ((0, start + BLOCK - block.stop), (0, 0))  # one shape, so one compilation
-        found = _nearest(jnp.pad(queries[block], pad), jnp.pad(own[block], pad[0]), gallery, ids, depth, distance)
-        rows[block, :depth], distances[block, :depth] = (np.asarray(x)[: block.stop - start] for x in found)
+    for start in range(0, len(padded), BLOCK):
+        block = slice(start, start + BLOCK)
+        found = _nearest(padded[block], padded_own[block], gallery, ids, depth, distance)
+        size = len(rows[block])
+        rows[block, :depth], distances[block, :depth] = (np.asarray(x)[:size] for x in found)
     return Neighbours(rows, distances)
 
 

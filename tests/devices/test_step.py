@@ -1,4 +1,4 @@
-"""The same step under jit, pmap and shard_map, on one and on four devices: plain SGD, since Adam hides a wrong scale."""
+"""The same step under jit, pmap and shard_map, on one and four devices: plain SGD, as Adam hides a wrong scale."""
 
 from functools import partial
 
@@ -21,7 +21,9 @@ OBJECTIVES = {
         losses.mean_active,
     ),
     "semi_hard": (
-        objectives.mined(partial(mining.semi_hard, margin=0.5), partial(losses.triplet_loss, margin=0.5), DISTANCES["euclidean"]),
+        objectives.mined(
+            partial(mining.semi_hard, margin=0.5), partial(losses.triplet_loss, margin=0.5), DISTANCES["euclidean"]
+        ),
         losses.mean,
     ),
     "batch_all": (
@@ -59,7 +61,9 @@ def five_steps(name, how, devices):
     else:
         specs = PartitionSpec(), PartitionSpec("data"), PartitionSpec()
         step = jax.jit(
-            jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=how == "shard_map, checked")
+            jax.shard_map(
+                step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=how == "shard_map, checked"
+            )
         )
     history = []
     for i in range(5):

@@ -25,7 +25,9 @@ def files(workdir):
 
 def kill_after(lines, features, workdir, delay):
     """Starts the run and kills it ``delay`` seconds after it has printed so many lines; whether it was still alive."""
-    with subprocess.Popen(command(features, workdir), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(
+        command(features, workdir), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
         for _ in range(lines):
             process.stdout.readline()
         time.sleep(delay)

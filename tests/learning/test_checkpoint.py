@@ -14,7 +14,9 @@ CONFIG = {"seed": 3, "features": {"image_size": [336, 448]}}
 
 def state(step):
     params = {"w": jnp.arange(6.0).reshape(2, 3) + step}
-    return jax.vmap(lambda p: init_state(p, OPTIMIZER))(params).replace(step=jnp.full(2, step), memory={"ring": jnp.ones(2) * step})
+    return jax.vmap(lambda p: init_state(p, OPTIMIZER))(params).replace(
+        step=jnp.full(2, step), memory={"ring": jnp.ones(2) * step}
+    )
 
 
 def save(directory, losses):
@@ -52,7 +54,7 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
 
 def test_a_step_that_was_not_kept_is_named(tmp_path):
     save(tmp_path, {1: 0.2, 7: 0.1})
-    with pytest.raises(UserError, match="--step=4: .* holds 7; name one"):
+    with pytest.raises(UserError, match=r"--step=4: .* holds 7; name one"):
         checkpoint.restore_params(tmp_path, 4)
 
 

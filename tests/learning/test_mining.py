@@ -59,7 +59,11 @@ def test_semi_hard_lists_one_negative_per_pair_and_drops_pairs_without():
     positives = jnp.array([[0, 1, 1, 0, 0, 0, 0]], bool)
     negatives = jnp.array([[0, 0, 0, 1, 1, 1, 1]], bool)
     found = mining.semi_hard(KEY, distances, positives, negatives, margin=0.2, max_positives=3)
-    assert found.weight.tolist() == [1, 0, 0]  # of the pair at .10 no negative lies in (.10, .30); the third slot is empty
+    assert found.weight.tolist() == [
+        1,
+        0,
+        0,
+    ]  # of the pair at .10 no negative lies in (.10, .30); the third slot is empty
     assert (int(found.positive[0]), int(found.negative[0])) == (1, 5)
 
 
@@ -80,7 +84,9 @@ def test_permuting_the_candidates_permutes_the_answer(name):
         masks = mining.relations(*map(jnp.asarray, (labels, rows, labels[order], rows[order])))
         found = mining.MINERS[name](KEY, jnp.asarray(distances[:, order]), *masks)
         kept = np.asarray(found.weight) > 0
-        return set(zip(*(np.asarray(x)[kept].tolist() for x in (found.anchor, order[found.positive], order[found.negative]))))
+        return set(
+            zip(*(np.asarray(x)[kept].tolist() for x in (found.anchor, order[found.positive], order[found.negative])))
+        )
 
     assert triplets(np.arange(24)) == triplets(order) != set()
 

@@ -44,9 +44,7 @@ def test_batch_all_sums_over_every_triplet(distance):
 def test_all_semi_hard_sums_over_the_semi_hard_triplets_alone():
     embeddings, (positives, negatives) = batch(1)
     loss = partial(losses.triplet_loss, margin=0.6)
-    objective = objectives.summed(
-        partial(mining.all_semi_hard_negatives, margin=0.6), loss, DISTANCES["euclidean"]
-    )
+    objective = objectives.summed(partial(mining.all_semi_hard_negatives, margin=0.6), loss, DISTANCES["euclidean"])
     found = objective(KEY, embeddings, embeddings, positives, negatives)
     expected = brute_force(embeddings, positives, negatives, loss, "euclidean", lambda p, n: p < n < p + 0.6)
     assert expected[1] > 3
@@ -107,7 +105,6 @@ ALL = {
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize(("n", "d"), [(9, 5), (24, 16), (96, 64)])
 def test_gradients_inside_a_compiled_vmap_are_those_outside(name, n, d):
-    """XLA's CPU backend has compiled this wrongly; ``objectives._select`` says how."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, n, 6)), jnp.float32)
     params = jnp.asarray(rng.normal(size=(3, 6, d)), jnp.float32), jnp.zeros((3, d))
@@ -158,7 +155,9 @@ def test_no_degenerate_batch_gives_nan(objective, case):
 def test_losses_by_hand():
     d_ap, d_an = jnp.array([0.5, 0.2]), jnp.array([0.6, 0.9])
     np.testing.assert_allclose(losses.triplet_loss(d_ap, d_an, margin=0.3), [0.2, 0.0], atol=1e-6)
-    np.testing.assert_allclose(losses.soft_margin(d_ap, d_an, temperature=0.1), np.log1p(np.exp([-1.0, -7.0])), rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.soft_margin(d_ap, d_an, temperature=0.1), np.log1p(np.exp([-1.0, -7.0])), rtol=1e-5
+    )
     np.testing.assert_allclose(losses.difference(d_ap, d_an), [-0.1, -0.7], atol=1e-6)
 
 

@@ -34,11 +34,13 @@ def test_pk_sees_every_class_each_epoch_and_k_images_of_each(classes):
 def test_pk_repeats_images_only_where_a_class_is_smaller_than_k():
     rows = sampling.sample_pk(table(), 0, 0, classes=4, per_class=4).reshape(4, 4)
     for own in np.asarray(rows):
-        assert len(set(own.tolist())) == min(4, (LABELS == LABELS[own[0]]).sum())
+        assert len(set(own.tolist())) == min(4, (LABELS[own[0]] == LABELS).sum())
 
 
 def test_pk_pads_where_there_are_fewer_classes_than_p():
-    rows = np.asarray(sampling.sample_pk(table(np.array([0, 1, 5, 6]), classes=4), 0, 7, classes=3, per_class=2)).reshape(3, 2)
+    rows = np.asarray(
+        sampling.sample_pk(table(np.array([0, 1, 5, 6]), classes=4), 0, 7, classes=3, per_class=2)
+    ).reshape(3, 2)
     assert rows[2].tolist() == [-1, -1]
     assert set(LABELS[rows[:2, 0]]) == {5, 9}
 
@@ -52,7 +54,10 @@ def test_pk_draws_from_the_rows_of_its_run_alone():
 
 
 def test_samplers_are_functions_of_seed_and_step():
-    for sample in (partial(sampling.sample_pk, classes=2, per_class=2), partial(sampling.sample_published, triplets=20, batch=4)):
+    for sample in (
+        partial(sampling.sample_pk, classes=2, per_class=2),
+        partial(sampling.sample_published, triplets=20, batch=4),
+    ):
         one = sample(table(), 1, 5)
         assert (one == jax.jit(sample)(table(), 1, 5)).all()
         assert (one != sample(table(), 1, 6)).any()
@@ -67,7 +72,8 @@ def test_published_triplets_take_first_last_and_first_images():
         assert anchor == first[LABELS[anchor]]
         assert positive == last[LABELS[anchor]]
         assert negative == first[LABELS[negative]]
-    # Two entries of the label array without replacement: P(label) = images / 12, P(same label) = sum m (m - 1) / (12 * 11).
+    # Two entries of the label array without replacement: P(label) = images / 12, P(same label) = sum m (m - 1) / (12
+    # * 11).
     anchors = LABELS[drawn[:, 0]]
     for label, images in ((2, 3), (4, 2), (5, 3), (9, 4)):
         assert abs((anchors == label).mean() - images / 12) < 0.03

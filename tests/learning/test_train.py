@@ -9,7 +9,7 @@ import pytest
 from fgis.distances import DISTANCES
 from fgis.learning import heads, losses, mining, objectives, sampling
 from fgis.learning.step import init_state, make_loss, make_train_step
-from fgis.learning.train import Recipe, Runs, train
+from fgis.learning.train import Recipe, Runs, Validation, train
 
 LABELS = np.repeat(np.arange(10), 3)
 RNG = np.random.default_rng(0)
@@ -21,16 +21,18 @@ OPTIMIZER = optax.sgd(0.05)  # Adam turns rounding into a sign, so equality is a
 def recipe(step_wrapper=lambda step: step):
     objective = objectives.mined(mining.batch_hard, losses.soft_margin, DISTANCES["euclidean"])
     return Recipe(
-        init=lambda seed: init_state(heads.init_head(HEAD, jax.random.key(seed), (7,)), OPTIMIZER),
+        init=lambda seed, start: init_state(heads.init_head(HEAD, jax.random.key(seed), (7,)), OPTIMIZER),
         sample=partial(sampling.sample_pk, classes=4, per_class=2),
         step=step_wrapper(make_train_step(HEAD.apply, objective, losses.mean, OPTIMIZER)),
-        validation_rows=lambda table, seed: table.rows[:3, :2].reshape(-1),
-        validation_loss=lambda params, batch: make_loss(HEAD.apply, objective, losses.mean)(params, batch, None)[0],
+        validation=Validation(
+            rows=lambda table, seed: table.rows[:3, :2].reshape(-1),
+            loss=lambda params, batch: make_loss(HEAD.apply, objective, losses.mean)(params, batch, None)[0],
+        ),
     )
 
 
 def runs(count=3):
-    tables = [sampling.class_table(LABELS, np.flatnonzero(LABELS % 5 != r), 10, 3) for r in range(count)]
+    tables = [sampling.class_table(LABELS, np.flatnonzero(r != LABELS % 5), 10, 3) for r in range(count)]
     return Runs(jnp.arange(count), jax.tree.map(lambda *x: jnp.stack(x), *tables))
 
 
@@ -68,7 +70,7 @@ def test_streamed_features_give_the_resident_parameters(whole):
         return np.asarray(FEATURES)[rows]
 
     same(whole, trained(features=fetch), atol=1e-6)
-    assert len(fetched) == 7 + 1  # a batch of all runs per step, and the validation rows once
+    assert len(fetched) == 7 + 3  # a batch of all runs per step, and the validation rows at each record
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
@@ -110,10 +112,15 @@ def test_training_learns_to_separate_the_classes():
     loss = partial(losses.soft_margin, temperature=0.1)
     objective = objectives.mined(mining.batch_hard, loss, DISTANCES["cosine"])
     learns = Recipe(
-        init=lambda seed: init_state(heads.init_head(head, jax.random.key(seed), (7,)), optimizer),
+        init=lambda seed, start: init_state(heads.init_head(head, jax.random.key(seed), (7,)), optimizer),
         sample=partial(sampling.sample_pk, classes=10, per_class=2),
         step=make_train_step(head.apply, objective, losses.mean, optimizer),
     )
     seen = []
-    trained(recipe=learns, steps=90, record_every=30, on_record=lambda step, state, metrics: seen.append(metrics["loss"].mean()))
+    trained(
+        recipe=learns,
+        steps=90,
+        record_every=30,
+        on_record=lambda step, state, metrics: seen.append(metrics["loss"].mean()),
+    )
     assert seen[-1] < 0.5 * seen[0]

@@ -3,7 +3,7 @@ from fgis.report import summary
 
 def report():
     row = {"ns_score": {"mean": 3.5, "ci95": [3.25, 3.75]}, "map@r": {"mean": None, "ci95": [None, None]}}
-    evaluation = {"queries": 8, "gallery": 9, "without_relatives": 2, "trained": row, "frozen": row, "difference": row}
+    evaluation = {"queries": 8, "gallery": 9, "without_relatives": 2, **dict.fromkeys(summary.ROWS, row)}
     published = [["VGG16", "closed_set", "ns_score", 3.787]]
     return {"config": {"evaluation": {"published": published}}, "evaluations": {"closed_set": evaluation}}
 
@@ -15,7 +15,9 @@ def test_tables_have_published_frozen_and_trained_rows():
     assert rows == [
         ["VGG16", "3.787", "–"],
         ["frozen features", "3.5000 [3.2500, 3.7500]", "–"],
+        ["head before training", "3.5000 [3.2500, 3.7500]", "–"],
         ["trained head", "3.5000 [3.2500, 3.7500]", "–"],
         ["trained − frozen, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
+        ["trained − untrained, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
     ]
     assert "3.5000 [3.2500, 3.7500]" in summary.text(report())

@@ -87,6 +87,8 @@ def test_runs_are_scored_on_the_fold_they_have_not_seen():
     np.testing.assert_array_equal(
         found["unseen_objects"]["r_precision"], [np.where(folds == 0, 1, expected_useless), np.ones(8)]
     )
+    # Among unseen objects alone, a useless run answers rightly for the first object of its own fold: rows 2 and 3.
+    np.testing.assert_array_equal(found["unseen_gallery"]["r_precision"], [[1, 1, 1, 1, 1, 1, 0, 0], np.ones(8)])
 
 
 def test_summary_resamples_objects_and_not_images():
@@ -111,11 +113,20 @@ def test_summary_leaves_out_what_did_not_ask():
     assert np.isnan([nothing["mean"], *nothing["ci95"]]).all()
 
 
-def test_the_difference_is_paired():
-    """Trained is frozen plus a constant: its interval is a point, however wide those of the rows are."""
-    frozen = np.random.default_rng(0).random(40)
-    found = compare({"map@r": frozen[None] + 0.01}, {"map@r": frozen}, np.repeat(np.arange(10), 4), 500, 0)
-    assert found["difference"]["map@r"]["mean"] == pytest.approx(0.01)
-    assert found["difference"]["map@r"]["ci95"] == pytest.approx([0.01, 0.01])
+def test_differences_are_paired():
+    """Trained is frozen plus a constant: that interval is a point, however wide those of the rows are."""
+    frozen = np.random.default_rng(0).random((1, 40))
+    rows = {"frozen": frozen, "untrained": np.repeat(frozen, 3, axis=0), "trained": np.repeat(frozen + 0.01, 3, axis=0)}
+    found = compare({name: {"map@r": values} for name, values in rows.items()}, np.repeat(np.arange(10), 4), 40, 500, 0)
+    for difference in ("difference", "difference_untrained"):
+        assert found[difference]["map@r"]["mean"] == pytest.approx(0.01)
+        assert found[difference]["map@r"]["ci95"] == pytest.approx([0.01, 0.01])
     assert found["frozen"]["map@r"]["ci95"][1] - found["frozen"]["map@r"]["ci95"][0] > 0.05
     assert (found["queries"], found["gallery"], found["without_relatives"]) == (40, 40, 0)
+
+
+def test_images_without_relatives_are_counted():
+    values = {"recall@1": np.array([[1.0, 1.0, np.nan]])}
+    found = compare({name: values for name in ("frozen", "untrained", "trained")}, np.array([4, 4, 9]), 3, 10, 0)
+    assert found["without_relatives"] == 1
+    assert found["trained"]["recall@1"]["mean"] == 1

@@ -6,7 +6,8 @@ import pytest
 from fgis.retrieval import metrics
 from fgis.types import UserError
 
-# Query 0: relatives at ranks 2, 3 and 6 of 3; query 1: at rank 1 of 2 (the other is not retrieved); query 2: none exist.
+# Query 0: relatives at ranks 2, 3 and 6 of 3; query 1: at rank 1 of 2 (the other is not retrieved); query 2: none
+# exist.
 RELEVANCE = np.array([[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], bool)
 TOTALS = np.array([3, 2, 0])
 
