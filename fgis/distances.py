@@ -55,8 +55,14 @@ def euclidean_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[
 
 
 def euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
-    """√Σ (a − c)², row by row."""
-    return safe_sqrt(squared_rowwise(a, c))
+    """√Σ (a − c)², row by row; 0 with a zero gradient between vectors that are equal up to rounding.
+
+    A compiler may compute the same embedding twice and round it differently. The distance of such a pair is tiny, but
+    its gradient is a unit vector that points where rounding points: noise as strong as any signal.
+    """
+    square = squared_rowwise(a, c)
+    rounding = (4 * jnp.finfo(jnp.float32).eps) ** 2 * jnp.sum(a * a + c * c, axis=-1, dtype=jnp.float32)
+    return safe_sqrt(jnp.where(square > rounding, square, 0.0))
 
 
 def cosine_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:

@@ -166,7 +166,7 @@ def report_on(
     features, labels = prepared(rows, experiment), rows.labels
 
     def embed(params: Any, run: int) -> np.ndarray:
-        return np.asarray(experiment.embed(jax.tree.map(lambda x: jnp.asarray(x[run]), params), features))
+        return np.asarray(experiment.embed(jax.tree.map(lambda x: jnp.asarray(x[run]), params), jnp.asarray(features)))
 
     def values(embed_run: Callable[[int], Any], plans: tuple[RunPlan, ...]) -> dict[str, dict[str, np.ndarray]]:
         found = evaluate_runs(embed_run, plans, experiment.folds, labels, experiment.metrics, experiment.distance)

@@ -41,12 +41,9 @@ class Batch(NamedTuple):
 
 
 class Triplets(NamedTuple):
-    """Indices into the anchors and the candidates of one batch; ``weight`` is 0 where a triplet is invalid.
+    """Indices into the anchors and the candidates of one batch; ``weight`` is 0 where a triplet is invalid."""
 
-    Anchors are a NumPy array where a miner knows them while tracing (each in turn), which makes them free to select.
-    """
-
-    anchor: Int[Array | np.ndarray, " t"]
+    anchor: Int[Array, " t"]
     positive: Int[Array, " t"]
     negative: Int[Array, " t"]
     weight: Float[Array, " t"]

@@ -72,3 +72,13 @@ def test_distances_without_a_gram_expansion_never_hold_a_by_c_by_d(name):
 def test_the_ranking_product_is_computed_in_float32_from_bfloat16():
     x = jax.random.normal(jax.random.key(0), (4, 300)).astype(jnp.bfloat16)
     assert pairwise_distances(x, x, "euclidean").dtype == jnp.float32
+
+
+def test_euclidean_gradients_do_not_point_where_rounding_points():
+    a = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    c = np.nextafter(a, np.float32(10) * np.sign(np.random.default_rng(1).normal(size=a.shape)).astype(np.float32))
+    assert (a != c).all()
+    distance = DISTANCES["euclidean"].rowwise
+    assert (jax.grad(lambda a: distance(a, jnp.asarray(c)).sum())(jnp.asarray(a)) == 0).all()
+    near = jax.grad(lambda a: distance(a, jnp.asarray(c + 1e-4)).sum())(jnp.asarray(a))
+    np.testing.assert_allclose(jnp.linalg.norm(near, axis=1), 1, rtol=1e-3)

@@ -7,7 +7,6 @@ Ties are broken by the lowest candidate index everywhere.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.types import Key, Triplets
@@ -43,7 +42,7 @@ def batch_hard(
     hardest_positive = jnp.argmax(jnp.where(positives, distances, -jnp.inf), axis=1)
     hardest_negative = jnp.argmin(jnp.where(negatives, distances, jnp.inf), axis=1)
     valid = positives.any(axis=1) & negatives.any(axis=1)
-    return Triplets(np.arange(len(distances)), hardest_positive, hardest_negative, valid.astype(distances.dtype))
+    return Triplets(jnp.arange(len(distances)), hardest_positive, hardest_negative, valid.astype(distances.dtype))
 
 
 def semi_hard(
@@ -73,7 +72,7 @@ def semi_hard(
         return remaining, (positive, negative, weight)
 
     _, found = jax.lax.scan(one_slot, positives, None, length=slots)
-    return Triplets(np.tile(np.arange(a), slots), *(x.ravel() for x in found))
+    return Triplets(jnp.tile(jnp.arange(a), slots), *(x.ravel() for x in found))
 
 
 def next_positive(

@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from fgis.distances import Distance
 from fgis.learning.mining import next_positive
@@ -38,33 +37,21 @@ def given(loss: Loss, distance: Distance) -> Objective:
 
 
 def mined(miner: Miner, loss: Loss, distance: Distance) -> Objective:
-    """The loss of the triplets that ``miner`` lists; mining itself sees distances without gradients."""
+    """The loss of the triplets that ``miner`` lists.
+
+    Mining sees distances without gradients; the distances of the chosen pairs alone are computed again with them, so
+    the backward pass costs O(t d) instead of O(B² d).
+    """
 
     def objective(key: Key, anchors: Array, candidates: Array, positives: Array, negatives: Array) -> LossSum:
-        distances = distance.pairwise(anchors, candidates)
-        triplets = miner(key, jax.lax.stop_gradient(distances), positives, negatives)
-        d_ap = _select(distances, triplets.anchor, triplets.positive)
-        d_an = _select(distances, triplets.anchor, triplets.negative)
+        distances = distance.pairwise(jax.lax.stop_gradient(anchors), jax.lax.stop_gradient(candidates))
+        triplets = miner(key, distances, positives, negatives)
+        anchor = anchors[triplets.anchor]
+        d_ap = distance.rowwise(anchor, candidates[triplets.positive])
+        d_an = distance.rowwise(anchor, candidates[triplets.negative])
         return _sums(loss(d_ap, d_an), triplets.weight)
 
     return objective
-
-
-def _select(
-    distances: Float[Array, "a c"], anchor: Int[Array | np.ndarray, " t"], other: Int[Array, " t"]
-) -> Float[Array, " t"]:
-    """distances[anchor, other], by masks and products instead of a gather.
-
-    The gradient of a gather is a scatter, and XLA's CPU backend compiles scatters inside a vmapped gradient wrongly
-    where it fuses them (seen with jaxlib 0.10.2 and 0.12.0; tests/learning/test_train.py fails with a gather here).
-    Anchors that are known while tracing and come in turns 0, 1, ..., a-1, 0, 1, ... cost nothing.
-    """
-    a, c = distances.shape
-    if isinstance(anchor, np.ndarray) and len(anchor) % a == 0 and (anchor == np.arange(len(anchor)) % a).all():
-        rows = jnp.tile(distances, (len(anchor) // a, 1))
-    else:
-        rows = jnp.matmul(jax.nn.one_hot(anchor, a), distances, precision="highest")
-    return jnp.sum(jnp.where(jnp.arange(c) == other[:, None], rows, 0), axis=1)
 
 
 def summed(selector: Selector, loss: Loss, distance: Distance) -> Objective:
