@@ -4,8 +4,9 @@
     python -m fgis.main --config=configs/grocerystore.py
 
 DIR is the data set's folder, with train.txt, val.txt and test.txt in it. Two CPU cores need half a minute to extract
-MobileNetV2 features at 224x224 and half a minute to train and evaluate 18 heads. To expect in a gallery of unseen classes:
-recall@1 .986 -> .992 and MAP@R .53 -> .67 from frozen features to the trained head, two thirds of it learnt from labels.
+MobileNetV2 features at 224x224 and half a minute to train and evaluate 18 heads. To expect in a gallery of unseen
+classes: recall@1 .986 -> .992 and MAP@R .53 -> .67 from frozen features to the trained head, two thirds of it learnt
+from labels.
 """
 
 import ml_collections

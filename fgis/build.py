@@ -45,10 +45,11 @@ TABLES: dict[str, dict[str, Any]] = {
     "reduction": losses.REDUCTIONS,
     "optimizer": OPTIMIZERS,
 }
+BESIDE = {"sampler": (sampling.POOLS,)}
 # The arguments that do not come from a config: data, and what another choice implies.
 SUPPLIED = {
-    "table", "seed", "step", "key", "distances", "positives", "negatives", "max_positives", "d_ap", "d_an", "sums",
-    "parent", "name",
+    "table", "drawn", "labels", "rows", "seed", "step", "key", "distances", "positives", "negatives", "max_positives",
+    "d_ap", "d_an", "sums", "parent", "name",
 }  # fmt: skip
 KEYS: dict[str, tuple[str, ...]] = {
     "features": ("path", "images", "collection", "backbone", "weights", "image_size", "fit", "pooling", "on_bad_image"),
@@ -188,8 +189,13 @@ def _check_numbers(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def choose(config: ml_collections.ConfigDict, group: str, **supplied: Any) -> Callable:
-    """The function that ``config.GROUP.name`` names, with ``config.GROUP.NAME`` and ``supplied`` bound to it."""
+def choose(
+    config: ml_collections.ConfigDict, group: str, beside: Mapping[str, Callable] | None = None, **supplied: Any
+) -> Callable:
+    """The function that ``config.GROUP.name`` names, with ``config.GROUP.NAME`` and ``supplied`` bound to it.
+
+    ``beside``: another table with the same names, whose functions share the arguments of a choice with those of TABLES.
+    """
     table, options = TABLES[group], config[group]
     name = options.get("name", "")
     if name not in table:
@@ -198,11 +204,14 @@ def choose(config: ml_collections.ConfigDict, group: str, **supplied: Any) -> Ca
         if other != "name" and other not in table:
             raise UserError(f"config.{group}.{other}: no such {group}; {nearest(other, table)}")
     arguments = dict(options.get(name, {}))
-    accepted = set(inspect.signature(table[name]).parameters) - SUPPLIED
+    parameters = [set(inspect.signature(t[name]).parameters) for t in (table, *BESIDE.get(group, ()))]
+    accepted = set().union(*parameters) - SUPPLIED
     for key in arguments:
         if key not in accepted:
             raise UserError(f"config.{group}.{name}.{key}: no such key; {nearest(key, accepted)}")
-    return partial(table[name], **arguments, **supplied)
+    function = (beside or table)[name]
+    own = {key: value for key, value in arguments.items() if key in inspect.signature(function).parameters}
+    return partial(function, **own, **supplied)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -233,9 +242,8 @@ def build_recipe(config: ml_collections.ConfigDict, feature_size: int) -> Recipe
     objective, reduction = build_objective(config, DISTANCES[config.distance]), choose(config, "reduction")
     loss, validation = make_loss(head.apply, objective, reduction), None
     if config.sampler.name == "published":
-        drawn = config.sampler.published
         validation = Validation(
-            rows=partial(sampling.published_validation, triplets=drawn.triplets, held_out=drawn.held_out),
+            rows=partial(sampling.published_validation, held_out=config.sampler.published.held_out),
             loss=lambda params, batch: loss(params, batch, None)[0],
         )
     return Recipe(
@@ -261,18 +269,16 @@ def build(
     folds = object_folds(labels, config.folds, config.seed) if config.folds else np.zeros(len(labels), np.int64)
     left_out = ([-1] if config.closed_set else []) + list(range(config.folds))
     plans = tuple(RunPlan(config.seed + seed, fold) for fold in left_out for seed in range(config.seeds))
-    members = int(np.unique(labels, return_counts=True)[1].max())
-    head = choose(config, "head")()
+    head, draw_pool = choose(config, "head")(), choose(config, "sampler", sampling.POOLS)
     prepare = partial(heads.prepare, power=config.inputs.power, normalize=config.inputs.normalize)
-    tables, starts = {}, {}
+    seen, starts = {}, {}
     for fold in left_out:
-        rows = np.flatnonzero(folds != fold)
-        tables[fold] = sampling.class_table(labels, rows, classes=objects, members=members)
-        sample = np.sort(np.random.default_rng(config.seed).permutation(rows)[:START_ROWS])
+        seen[fold] = np.flatnonzero(folds != fold)
+        sample = np.sort(np.random.default_rng(config.seed).permutation(seen[fold])[:START_ROWS])
         starts[fold] = heads.fit_start(head, np.asarray(prepare(read(sample))))
     runs = Runs(
         seeds=jnp.asarray([plan.seed for plan in plans]),
-        tables=jax.tree.map(lambda *tables: jnp.stack(tables), *(tables[plan.fold] for plan in plans)),
+        pools=jax.tree.map(lambda *pools: jnp.stack(pools), *(draw_pool(labels, seen[p.fold], p.seed) for p in plans)),
         starts=jax.tree.map(lambda *starts: jnp.stack(starts), *(starts[plan.fold] for plan in plans)),
     )
     return Experiment(

@@ -27,12 +27,10 @@ class Arguments(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Runs one mode; returns the exit code: 0, or 2 after one line about something that the user can mend."""
     try:
-        parsed = parse(arguments)
-        if parsed is None:
-            return 0
-        _keep_compiled_programs()
-        build.check(parsed.config)
-        modes.MODES[parsed.mode](parsed.config, parsed.workdir, parsed.step)
+        if parsed := parse(arguments):
+            _keep_compiled_programs()
+            build.check(parsed.config)
+            modes.MODES[parsed.mode](parsed.config, parsed.workdir, parsed.step)
     except UserError as error:
         print(f"fgis: {error}", file=sys.stderr)
         return 2

@@ -72,6 +72,7 @@ def make_ours_train(source: str) -> Run:
     from configs import ukbench
     from fgis import build
     from fgis.learning import checkpoint
+    from fgis.learning.sampling import draw_published_triplets
     from fgis.learning.train import train
 
     features, labels = load(source)
@@ -86,13 +87,14 @@ def make_ours_train(source: str) -> Run:
             experiments.append(build.build(config, labels, features.shape[-1], lambda rows: features[rows]))
         experiment = experiments[0]
         prepared = jnp.asarray(experiment.prepare(features))
+        drawn = draw_published_triplets(labels, np.arange(len(labels)), seed, config.sampler.published.triplets)
         with (
             tempfile.TemporaryDirectory() as folder,
             checkpoint.open_checkpoints(folder) as manager,
         ):
             state = train(
                 experiment.recipe,
-                experiment.runs._replace(seeds=jnp.asarray([seed])),
+                experiment.runs._replace(seeds=jnp.asarray([seed]), pools=jnp.asarray(drawn)[None]),
                 prepared,
                 labels,
                 steps=experiment.total_steps,

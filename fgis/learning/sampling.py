@@ -1,9 +1,10 @@
 """Which rows make a batch: functions of (seed, step) and nothing else, so that resuming a run needs no sampler state.
 
-A run samples from its own images only; they are described by a ``ClassTable``, an array that can be stacked over runs
-and mapped by ``vmap``. ``partial(sample_pk, table, ...)`` has the type ``Sampler``.
+A run samples from its own images only. What it may draw from is an array of its own, which can be stacked over runs and
+mapped by ``vmap``: a ``ClassTable``, or triplets drawn beforehand. ``partial(sample_pk, table, ...)`` is a ``Sampler``.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +20,12 @@ class ClassTable(NamedTuple):
     counts: Int[Array, "... classes"]  # 0 for a padded class
 
 
-def class_table(
-    labels: Int[np.ndarray, " n"], rows: Int[np.ndarray, " m"], classes: int | None = None, members: int | None = None
-) -> ClassTable:
-    """The table of the ``rows`` that a run may use, by ``labels[row]``, padded to a common shape."""
+def class_table(labels: Int[np.ndarray, " n"], rows: Int[np.ndarray, " m"]) -> ClassTable:
+    """The table of the ``rows`` that a run may use, as large as all of ``labels`` need: runs' tables can be stacked."""
+    everything, sizes = np.unique(labels, return_counts=True)
     rows = np.sort(np.asarray(rows))
     _, index, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
-    table = np.full((classes or len(counts), members or counts.max(initial=1)), -1, np.int32)
+    table = np.full((len(everything), sizes.max(initial=1)), -1, np.int32)
     order = np.argsort(index, kind="stable")
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     table[index[order], place] = rows[order]
@@ -61,48 +61,50 @@ def sample_pk(table: ClassTable, seed: Any, step: Any, classes: int = 64, per_cl
     return jnp.where((jnp.arange(classes) < total)[:, None], rows, -1).reshape(-1)
 
 
-def draw_published_triplets(table: ClassTable, seed: Any, triplets: int) -> Int[Array, "t 3"]:
-    """The published experiment's triplets as rows (anchor, positive, negative), drawn once per seed.
+def draw_published_triplets(
+    labels: Int[np.ndarray, " n"], rows: Int[np.ndarray, " m"], seed: int, triplets: int
+) -> Int[np.ndarray, "t 3"]:
+    """The published experiment's triplets as rows (anchor, positive, negative), drawn once per run from its ``rows``.
 
     Two entries of the label *array* are drawn without replacement, so classes count by their images and both entries
     may bear the same label. Anchor and positive are the first and the last image of the first label, the negative is
     the first image of the second.
     """
-    bounds = jnp.cumsum(table.counts)
-    first_key, second_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2))
-    first = jax.random.randint(first_key, (triplets,), 0, bounds[-1])
-    second = jax.random.randint(second_key, (triplets,), 0, bounds[-1] - 1)
-    second = second + (second >= first)
-    positive, negative = (jnp.searchsorted(bounds, entry, side="right") for entry in (first, second))
-    last = table.rows[positive, table.counts[positive] - 1]
-    return jnp.stack([table.rows[positive, 0], last, table.rows[negative, 0]], axis=1)
+    rows = np.sort(np.asarray(rows))
+    _, index = np.unique(labels[rows], return_inverse=True)
+    first, last = (np.zeros(index.max() + 1, np.int32) for _ in range(2))
+    first[index[::-1]], last[index] = rows[::-1], rows
+    rng = np.random.default_rng([seed, 2])
+    one = rng.integers(0, len(rows), triplets)
+    other = (one + rng.integers(1, len(rows), triplets)) % len(rows)
+    return np.stack([first[index[one]], last[index[one]], first[index[other]]], axis=1)
 
 
 def sample_published(
-    table: ClassTable, seed: Any, step: Any, triplets: int = 1000, batch: int = 32, held_out: float = 0.25
+    drawn: Int[Array, "t 3"], seed: Any, step: Any, batch: int = 32, held_out: float = 0.25
 ) -> Int[Array, " b"]:
-    """One batch of the published triplets in the order (a, p, n), (a, p, n), ..., reshuffled each epoch.
+    """``batch`` of the drawn triplets in the order (a, p, n), (a, p, n), ..., reshuffled each epoch.
 
     The last ``held_out`` share of the triplets is left for validation; the last batch of an epoch is filled with
     padding.
     """
-    drawn = draw_published_triplets(table, seed, triplets)
-    train = triplets - int(triplets * held_out)
+    train = len(drawn) - int(len(drawn) * held_out)
     epoch_steps = -(-train // batch)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 3), step // epoch_steps)
+    order = jnp.argsort(jax.random.uniform(key, (train,)))  # a permutation; ties, too rare to matter, stay in order
     place = (step % epoch_steps) * batch + jnp.arange(batch)
-    order = jnp.argsort(
-        jax.random.uniform(key, (train,))
-    )  # a permutation; ties are too rare to matter and stay in order
-    chosen = drawn[order[place % train]]
-    return jnp.where((place < train)[:, None], chosen, -1).reshape(-1)
+    return jnp.where((place < train)[:, None], drawn[order[place % train]], -1).reshape(-1)
 
 
-def published_validation(
-    table: ClassTable, seed: Any, triplets: int = 1000, held_out: float = 0.25
-) -> Int[Array, " v"]:
-    """The held-out triplets of ``sample_published``, all of them."""
-    return draw_published_triplets(table, seed, triplets)[triplets - int(triplets * held_out) :].reshape(-1)
+def published_validation(drawn: Int[Array, "t 3"], seed: Any, held_out: float = 0.25) -> Int[Array, " v"]:
+    """All held-out triplets of ``sample_published``; ``seed`` is not used, since they were drawn with it."""
+    del seed
+    return drawn[len(drawn) - int(len(drawn) * held_out) :].reshape(-1)
 
 
 SAMPLERS = {"pk": sample_pk, "published": sample_published}
+# What a run of each sampler draws from: (labels, rows, seed) -> pool.
+POOLS: dict[str, Callable[..., Any]] = {
+    "pk": lambda labels, rows, seed: class_table(labels, rows),
+    "published": draw_published_triplets,
+}

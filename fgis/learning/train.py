@@ -1,6 +1,6 @@
 """The one loop: a batch of runs (seeds × folds) advances together, on the device from one record to the next.
 
-Run r is described by ``Runs``: its seed and the table of the rows it may train on. All runs are one program, so many
+Run r is described by ``Runs``: its seed and the pool of rows it may draw from. All runs are one program, so many
 seeds and folds cost one compilation. Everything random is a function of (seed, step): a run that is resumed at step s
 continues exactly as it would have.
 """
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fgis.learning.sampling import ClassTable
 from fgis.learning.step import Step
 from fgis.types import Batch, TrainState
 
@@ -27,14 +26,14 @@ class Runs(NamedTuple):
     """Independent trainings, stacked along the first axis of every field."""
 
     seeds: Int[Array, " r"]
-    tables: ClassTable
+    pools: Any  # what each run samples from: its class table, or its triplets
     starts: Any = ()  # variables that the heads take from the features they may see, without labels
 
 
 class Validation(NamedTuple):
     """What is measured on held-out rows at every record."""
 
-    rows: Callable[[ClassTable, Any], Array]  # (table, seed) -> rows [v]
+    rows: Callable[[Any, Any], Array]  # (pool, seed) -> rows [v]
     loss: Callable[[Any, Batch], Array]  # (params, batch) -> scalar, without dropout
 
 
@@ -42,7 +41,7 @@ class Recipe(NamedTuple):
     """The functions of one training; the same for all of its runs. Equal recipes share their compiled programs."""
 
     init: Callable[[Array, Any], TrainState]  # (seed, start) -> state
-    sample: Callable[[ClassTable, Any, Any], Array]  # (table, seed, step) -> rows [b]
+    sample: Callable[[Any, Any, Any], Array]  # (pool, seed, step) -> rows [b]
     step: Step
     validation: Validation | None = None
 
@@ -120,9 +119,9 @@ def _chunk(
 ) -> tuple[TrainState, dict[str, Array]]:  # fmt: skip
     """Steps [start, stop) of all runs; the bounds are data, so that chunks of any length share one compilation."""
 
-    def one_run(state: TrainState, seed: Array, table: ClassTable) -> tuple[TrainState, Any]:
+    def one_run(state: TrainState, seed: Array, pool: Any) -> tuple[TrainState, Any]:
         def one_step(state: TrainState, step: Array) -> tuple[TrainState, Any]:
-            batch = _take(features, labels, recipe.sample(table, seed, step))
+            batch = _take(features, labels, recipe.sample(pool, seed, step))
             return _one_step(recipe, state, batch, seed, step)
 
         def body(step: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
@@ -133,7 +132,7 @@ def _chunk(
         log = jax.tree.map(lambda x: jnp.zeros((record_every, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(start, stop, body, (state, log))
 
-    return _over_runs(one_run, together, state, runs.seeds, runs.tables)
+    return _over_runs(one_run, together, state, runs.seeds, runs.pools)
 
 
 def _streamed_chunk(
@@ -153,7 +152,7 @@ def _streamed_chunk(
 
 @partial(jax.jit, static_argnums=0)
 def _sample(recipe: Recipe, runs: Runs, step: Array) -> Int[Array, "r b"]:
-    return jax.vmap(lambda seed, table: recipe.sample(table, seed, step))(runs.seeds, runs.tables)
+    return jax.vmap(lambda seed, pool: recipe.sample(pool, seed, step))(runs.seeds, runs.pools)
 
 
 @partial(jax.jit, static_argnums=(0, 5), donate_argnums=1)
@@ -182,7 +181,7 @@ def _validate(
 
 @partial(jax.jit, static_argnums=0)
 def _validation_rows(validation: Validation, runs: Runs) -> Int[Array, "r v"]:
-    return jax.vmap(lambda seed, table: validation.rows(table, seed))(runs.seeds, runs.tables)
+    return jax.vmap(lambda seed, pool: validation.rows(pool, seed))(runs.seeds, runs.pools)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
