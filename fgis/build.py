@@ -60,6 +60,17 @@ KEYS: dict[str, tuple[str, ...]] = {
 NUMBERS = ("seed", "seeds", "folds", "closed_set", "distance")
 
 
+class Scoring(NamedTuple):
+    """How features become embeddings, and embeddings figures."""
+
+    prepare: Callable[[Any], Float[Array, "n f"]]
+    embed: Callable[[Any, Float[Array, "n f"]], Float[Array, "n d"]]  # (params of one run, prepared features)
+    distance: str
+    metrics: tuple[str, ...]
+    resamples: int
+    seed: int
+
+
 class Experiment(NamedTuple):
     """A configuration as functions and numbers."""
 
@@ -67,15 +78,10 @@ class Experiment(NamedTuple):
     runs: Runs
     plans: tuple[RunPlan, ...]  # plans[r] describes run r
     folds: Int[np.ndarray, " n"]  # the fold of every image; all 0 where there are none
-    prepare: Callable[[Any], Float[Array, "n f"]]
-    embed: Callable[[Any, Float[Array, "n f"]], Float[Array, "n d"]]  # (params of one run, prepared features)
-    distance: str
+    scoring: Scoring
     total_steps: int
     record_every: int
     checkpoint_every: int
-    metrics: tuple[str, ...]
-    resamples: int
-    seed: int
 
 
 class Source(NamedTuple):
@@ -256,6 +262,31 @@ def build_recipe(config: ml_collections.ConfigDict, feature_size: int) -> Recipe
     )
 
 
+def build_scoring(config: ml_collections.ConfigDict) -> Scoring:
+    """The part of an experiment that needs no training."""
+    return Scoring(
+        prepare=partial(heads.prepare, power=config.inputs.power, normalize=config.inputs.normalize),
+        embed=jax.jit(choose(config, "head")().apply),
+        distance=config.distance,
+        metrics=tuple(config.evaluation.metrics),
+        resamples=config.evaluation.resamples,
+        seed=config.seed,
+    )
+
+
+def head_fits(config: ml_collections.ConfigDict, params: Any, feature_size: int) -> bool:
+    """Whether the (stacked) ``params`` belong to the head of ``config`` on features of this size."""
+    head = choose(config, "head")()
+    fresh = jax.eval_shape(lambda: heads.init_head(head, jax.random.key(0), (feature_size,)))
+    return [x.shape for x in jax.tree.leaves(fresh)] == [x.shape[1:] for x in jax.tree.leaves(params)]
+
+
+def plan_runs(config: ml_collections.ConfigDict) -> tuple[RunPlan, ...]:
+    """The runs of ``config``, in the order in which parameters are stacked: all objects first, then fold by fold."""
+    left_out = ([-1] if config.closed_set else []) + list(range(config.folds))
+    return tuple(RunPlan(config.seed + seed, fold) for fold in left_out for seed in range(config.seeds))
+
+
 def build(
     config: ml_collections.ConfigDict,
     labels: Int[np.ndarray, " n"],
@@ -267,15 +298,13 @@ def build(
     if config.folds > objects:
         raise UserError(f"config.folds: {config.folds} folds of {objects} objects; write at most {objects}")
     folds = object_folds(labels, config.folds, config.seed) if config.folds else np.zeros(len(labels), np.int64)
-    left_out = ([-1] if config.closed_set else []) + list(range(config.folds))
-    plans = tuple(RunPlan(config.seed + seed, fold) for fold in left_out for seed in range(config.seeds))
+    plans, scoring = plan_runs(config), build_scoring(config)
     head, draw_pool = choose(config, "head")(), choose(config, "sampler", sampling.POOLS)
-    prepare = partial(heads.prepare, power=config.inputs.power, normalize=config.inputs.normalize)
     seen, starts = {}, {}
-    for fold in left_out:
+    for fold in {plan.fold for plan in plans}:
         seen[fold] = np.flatnonzero(folds != fold)
         sample = np.sort(np.random.default_rng(config.seed).permutation(seen[fold])[:START_ROWS])
-        starts[fold] = heads.fit_start(head, np.asarray(prepare(read(sample))))
+        starts[fold] = heads.fit_start(head, np.asarray(scoring.prepare(read(sample))))
     runs = Runs(
         seeds=jnp.asarray([plan.seed for plan in plans]),
         pools=jax.tree.map(lambda *pools: jnp.stack(pools), *(draw_pool(labels, seen[p.fold], p.seed) for p in plans)),
@@ -286,13 +315,8 @@ def build(
         runs=runs,
         plans=plans,
         folds=folds,
-        prepare=prepare,
-        embed=jax.jit(head.apply),
-        distance=config.distance,
+        scoring=scoring,
         total_steps=config.train.total_steps,
         record_every=config.train.record_every_steps,
         checkpoint_every=config.train.checkpoint_every_steps,
-        metrics=tuple(config.evaluation.metrics),
-        resamples=config.evaluation.resamples,
-        seed=config.seed,
     )

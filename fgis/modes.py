@@ -1,7 +1,7 @@
 """What each ``--mode`` does: the walk of a configuration through the rooms, and nothing numerical."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fgis.features import collections, extract, store
 from fgis.learning import checkpoint
 from fgis.learning.train import Metrics, init_states, train
 from fgis.report import gallery, records, render, summary
-from fgis.retrieval.evaluate import compare, evaluate_runs
+from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, protocol
 from fgis.retrieval.search import search
 from fgis.types import RunPlan, TrainState, UserError
 
@@ -67,12 +67,11 @@ def evaluate_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | 
     build.refuse_other(config, saved, str(workdir), but="features.")
     source = build.source(config)
     rows = open_features(source)
-    experiment = build.build(config, rows.labels, rows.shape[-1], rows.read)
-    transfer = source.path != saved["features"]["path"]
-    if transfer:
-        plans = tuple(RunPlan(plan.seed, -1) for plan in experiment.plans)
-        experiment = experiment._replace(plans=plans)
-    report_on(config, workdir, experiment, rows, params, found, transfer)
+    if source.path == saved["features"]["path"]:
+        experiment = build.build(config, rows.labels, rows.shape[-1], rows.read)
+        report_on(config, workdir, experiment, rows, params, found)
+    else:
+        transfer_on(config, workdir, rows, params, found)
 
 
 def extract_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
@@ -106,18 +105,18 @@ def open_features(source: build.Source) -> store.Rows:
 def training_features(source: build.Source, rows: store.Rows, experiment: build.Experiment) -> Array | Callable:
     """The prepared features, where they fit on the device; otherwise a function that fetches rows of them."""
     if len(rows.labels) * rows.shape[-1] * 4 <= source.resident_bytes:
-        return jnp.asarray(prepared(rows, experiment))
+        return jnp.asarray(prepared(rows, experiment.scoring))
 
     def fetch(index: np.ndarray) -> np.ndarray:
-        return np.asarray(experiment.prepare(rows.read(index.ravel()))).reshape(*index.shape, -1)
+        return np.asarray(experiment.scoring.prepare(rows.read(index.ravel()))).reshape(*index.shape, -1)
 
     return fetch
 
 
-def prepared(rows: store.Rows, experiment: build.Experiment, block: int = 1024) -> Float[np.ndarray, "n f"]:
+def prepared(rows: store.Rows, scoring: build.Scoring, block: int = 1024) -> Float[np.ndarray, "n f"]:
     """All prepared features, in the memory of the host."""
     blocks = (np.arange(start, min(start + block, len(rows.labels))) for start in range(0, len(rows.labels), block))
-    return np.concatenate([np.asarray(experiment.prepare(rows.read(index))) for index in blocks])
+    return np.concatenate([np.asarray(scoring.prepare(rows.read(index))) for index in blocks])
 
 
 def claim(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -160,47 +159,81 @@ def report_on(
     rows: store.Rows,
     params: Any,
     step: int,
-    transfer: bool = False,
 ) -> None:
-    """Evaluates all runs and writes ``report.json`` and ``report.html``; prints the table."""
-    features, labels = prepared(rows, experiment), rows.labels
+    """Evaluates all runs, trained and untrained, beside the frozen features; writes and prints the report."""
+    scoring, plans = experiment.scoring, experiment.plans
+    features = prepared(rows, scoring)
 
-    def embed(params: Any, run: int) -> np.ndarray:
-        return np.asarray(experiment.embed(jax.tree.map(lambda x: jnp.asarray(x[run]), params), jnp.asarray(features)))
-
-    def values(embed_run: Callable[[int], Any], plans: tuple[RunPlan, ...]) -> dict[str, dict[str, np.ndarray]]:
-        found = evaluate_runs(embed_run, plans, experiment.folds, labels, experiment.metrics, experiment.distance)
-        return {"transfer": found["closed_set"]} if transfer else found
+    def values(embed: Callable[[int], Any], plans: Sequence[RunPlan]) -> dict[str, dict[str, np.ndarray]]:
+        return evaluate_runs(embed, plans, experiment.folds, rows.labels, scoring.metrics, scoring.distance)
 
     untrained = init_states(experiment.recipe, experiment.runs).params
     found = {
-        "frozen": values(
-            lambda run: features, tuple(plan for plan in experiment.plans if plan.seed == experiment.seed)
-        ),
-        "untrained": values(partial(embed, untrained), experiment.plans),
-        "trained": values(partial(embed, params), experiment.plans),
+        "frozen": values(lambda run: features, [plan for plan in plans if plan.seed == scoring.seed]),
+        "untrained": values(partial(embed_run, scoring, untrained, features), plans),
+        "trained": values(partial(embed_run, scoring, params, features), plans),
     }
     gallery_size = {"unseen_gallery": int(np.bincount(experiment.folds).max())}
+    evaluations = {
+        name: compare(
+            {row: found[row][name] for row in found},
+            rows.labels,
+            gallery_size.get(name, len(rows.labels)),
+            scoring.resamples,
+            scoring.seed,
+        )
+        for name in found["trained"]
+    }
+    shown = galleries(build.source(config), experiment, rows, found, partial(embed_run, scoring, params, features))
+    write_report(config, workdir, step, evaluations, plans, shown)
+
+
+def transfer_on(config: ml_collections.ConfigDict, workdir: Path, rows: store.Rows, params: Any, step: int) -> None:
+    """Evaluates heads on images of another feature file, none of which they have seen; heads of all objects if any."""
+    scoring, plans = build.build_scoring(config), build.plan_runs(config)
+    features, labels = prepared(rows, scoring), rows.labels
+    runs = [run for run, plan in enumerate(plans) if plan.fold < 0] or list(range(len(plans)))
+    if not build.head_fits(config, params, features.shape[1]):
+        raise UserError(
+            f"config.features.path: features of size {features.shape[1]}, but the heads in {workdir} were trained on "
+            "features of another size; extract these images with the same backbone and pooling"
+        )
+    embedded = [embed_run(scoring, params, features, run) for run in runs]
+    asked = protocol(labels, scoring.metrics)
+    frozen = evaluate(features, labels, asked, scoring.metrics, scoring.distance)
+    each = [evaluate(embeddings, labels, asked, scoring.metrics, scoring.distance) for embeddings in embedded]
+    found = {
+        "frozen": {name: values[None] for name, values in frozen.items()},
+        "trained": {name: np.stack([values[name] for values in each]) for name in scoring.metrics},
+    }
+    evaluations = {"transfer": compare(found, labels, len(labels), scoring.resamples, scoring.seed)}
+    write_report(config, workdir, step, evaluations, plans, {})
+
+
+def embed_run(scoring: build.Scoring, params: Any, features: np.ndarray, run: int) -> np.ndarray:
+    """The embeddings of all images under the head of one run."""
+    return np.asarray(scoring.embed(jax.tree.map(lambda x: jnp.asarray(x[run]), params), jnp.asarray(features)))
+
+
+def write_report(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    step: int,
+    evaluations: dict[str, Any],
+    plans: Sequence[RunPlan],
+    shown: dict[str, list[gallery.Answers]],
+) -> None:
+    """``report.html`` and ``report.json`` in the workdir, and the same table on the terminal."""
     report = {
         "version": records.VERSION,
         "config": build.plain(config),
         "step": step,
         "versions": records.versions(),
-        "evaluations": {
-            name: compare(
-                {row: found[row][name] for row in found},
-                labels,
-                gallery_size.get(name, len(labels)),
-                experiment.resamples,
-                experiment.seed,
-            )
-            for name in found["trained"]
-        },
+        "evaluations": evaluations,
     }
     history = records.read_records(workdir / "metrics.jsonl", step)
-    shown = {} if transfer else galleries(build.source(config), experiment, rows, found, partial(embed, params))
-    records.write_text(workdir / "report.html", render.html(report, history, experiment.plans, shown))
-    records.write_json(workdir / "report.json", report)
+    records.write_text(workdir / "report.html", render.html(report, history, plans, shown))
+    records.write_json(workdir / "report.json", report)  # last: where it is, the run is finished
     print(f"\n{summary.text(report)}\n{workdir / 'report.json'}\n{workdir / 'report.html'}")
 
 
@@ -225,9 +258,9 @@ def galleries(
         answers = []
         for query in chosen:
             fold = int(experiment.folds[query]) if name == "unseen_objects" else -1
-            embeddings = embed(experiment.plans.index(RunPlan(experiment.seed, fold)))
+            embeddings = embed(experiment.plans.index(RunPlan(experiment.scoring.seed, fold)))
             own = np.array([query])
-            ranked = search(embeddings[own], embeddings, SHOWN, experiment.distance, query_rows=own)
+            ranked = search(embeddings[own], embeddings, SHOWN, experiment.scoring.distance, query_rows=own)
             answers += gallery.answers([query], ranked, rows.labels, rows.image_ids, read_image)
         shown[f"{title} queries: {name.replace('_', ' ')}, by {metric}"] = answers
     return shown

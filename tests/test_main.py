@@ -91,14 +91,25 @@ def test_evaluate_restores_the_checkpoint_and_gives_the_same_figures(run, featur
 
 
 def test_evaluate_on_another_file_is_a_transfer(run, features, tmp_path):
-    other = write_features(tmp_path / "other.h5", objects=9, seed=5)
+    other = write_features(tmp_path / "other.h5", objects=2, seed=5)  # fewer objects than the run has folds
     saved = (run / "report.json").read_bytes()
     try:
         assert main(arguments(other, run, "--mode=evaluate")) == 0
         assert set(figures(run)) == {"transfer"}
-        assert figures(run)["transfer"]["queries"] == 36
+        assert figures(run)["transfer"]["queries"] == 8
+        assert set(figures(run)["transfer"]) >= {"frozen", "trained", "difference"}
     finally:
         (run / "report.json").write_bytes(saved)
+
+
+def test_a_transfer_to_features_of_another_size_is_one_line(run, features, tmp_path, capsys):
+    other = write_features(tmp_path / "other.h5")
+    with h5py.File(other, "a") as file:
+        narrow = file["features"][:, :9]
+        del file["features"]
+        file["features"] = narrow
+    assert main(arguments(other, run, "--mode=evaluate")) == 2
+    assert "features of size 9, but the heads" in capsys.readouterr().err
 
 
 def test_another_experiment_does_not_overwrite_a_run(run, features, capsys):

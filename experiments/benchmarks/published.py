@@ -86,7 +86,7 @@ def make_ours_train(source: str) -> Run:
         if not experiments:
             experiments.append(build.build(config, labels, features.shape[-1], lambda rows: features[rows]))
         experiment = experiments[0]
-        prepared = jnp.asarray(experiment.prepare(features))
+        prepared = jnp.asarray(experiment.scoring.prepare(features))
         drawn = draw_published_triplets(labels, np.arange(len(labels)), seed, config.sampler.published.triplets)
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -123,9 +123,11 @@ def make_ours_evaluate(source: str) -> Run:
     jax.devices()
 
     def run(params: Any) -> float:
-        embeddings = np.asarray(experiment.embed(params, experiment.prepare(features)))
+        embeddings = np.asarray(experiment.scoring.embed(params, experiment.scoring.prepare(features)))
         asking = protocol(labels, ("ns_score",))
-        return float(evaluate(embeddings, labels, asking, ("ns_score",), experiment.distance)["ns_score"].mean())
+        return float(
+            evaluate(embeddings, labels, asking, ("ns_score",), experiment.scoring.distance)["ns_score"].mean()
+        )
 
     return run
 

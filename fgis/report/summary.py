@@ -39,7 +39,7 @@ def tables(report: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
         for source in dict.fromkeys(entry[0] for entry in published if entry[1] == name):
             figures = {metric: value for who, where, metric, value in published if (who, where) == (source, name)}
             rows.append([source, *(f"{figures[metric]:g}" if metric in figures else "–" for metric in metrics)])
-        for key, label in ROWS.items():
+        for key, label in ((key, label) for key, label in ROWS.items() if key in evaluation):
             signed = key.startswith("difference")
             rows.append([label, *(figure(evaluation[key].get(metric), signed) for metric in metrics)])
         counts = f"{evaluation['queries']} queries, gallery of {evaluation['gallery']}"

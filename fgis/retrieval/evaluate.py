@@ -140,13 +140,15 @@ def compare(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """One evaluation of a report, from {row: {metric: values}} with the rows frozen, untrained and trained.
+    """One evaluation of a report, from {row: {metric: values}}: frozen, trained and, if any, untrained rows.
 
     Differences are paired, image by image and seed by seed: ``difference`` is what the head adds to the frozen
     features, ``difference_untrained`` what training adds to the head as it began.
     """
     values = dict(rows)
     for name, (one, other) in DIFFERENCES.items():
+        if other not in rows:
+            continue
         values[name] = {metric: rows[one][metric] - rows[other][metric] for metric in rows[one]}
     relatives = np.unique(labels, return_inverse=True, return_counts=True)
     return {
