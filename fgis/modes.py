@@ -251,7 +251,7 @@ def galleries(
     if source.images:
         images = collections.load_collection(source.collection, source.images)
         place = {image_id: i for i, image_id in enumerate(images.image_ids)}
-        read_image = lambda row: images.read(place[rows.image_ids[row]])
+        read_image = lambda row: images.read(place[rows.image_ids[row]]) if rows.image_ids[row] in place else None
     shown = {}
     queries = gallery.worst_and_best(trained, found["frozen"][name][metric][0], rows.labels, SHOWN)
     for title, chosen in zip(("Worst", "Best"), queries, strict=True):

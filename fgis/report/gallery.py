@@ -11,7 +11,7 @@ from PIL import Image
 
 from fgis.types import Neighbours
 
-ReadImage = Callable[[int], Image.Image]  # row -> picture
+ReadImage = Callable[[int], Image.Image | None]  # row -> picture, if there is one
 
 
 class Tile(NamedTuple):
@@ -40,7 +40,8 @@ def answers(
     """The queries and their ranked neighbours, ready to be drawn."""
 
     def tile(row: int, hit: bool, distance: float) -> Tile:
-        return Tile(str(image_ids[row]), hit, distance, thumbnail(read_image(row)) if read_image else "")
+        picture = read_image(row) if read_image else None
+        return Tile(str(image_ids[row]), hit, distance, thumbnail(picture) if picture else "")
 
     shown = []
     for query, rows, distances in zip(query_rows, neighbours.rows, neighbours.distances, strict=True):
