@@ -271,7 +271,7 @@ def _write(
         raise UserError(
             f"config.features.images: none of {len(kept)} images can be read, {skipped[0]!r} first; mend them"
         )
-    dtype = np.float16 if largest <= np.finfo(np.float16).max else np.float32
+    dtype = np.float16 if largest <= float(np.finfo(np.float16).max) else np.float32
     blocks = (features[good].astype(dtype) for features, good in journal.records(log))
     extras = {"skipped_image_ids": np.array(skipped)} if skipped else {}
     shape = (int(kept.sum()), *log.shape)
