@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 from fgis import build, modes
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if parsed := parse(arguments):
             _keep_compiled_programs()
+            logging.set_verbosity(logging.ERROR)  # Orbax narrates
             build.check(parsed.config)
             modes.MODES[parsed.mode](parsed.config, parsed.workdir, parsed.step)
     except UserError as error:
