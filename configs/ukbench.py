@@ -1,7 +1,11 @@
 """UKBench, first 1,000 images: 250 objects x 4 views, on the MobileNetV2 features that the package bundles.
 
-python -m fgis.main --config=configs/ukbench.py                 # the rigorous default
-python -m fgis.main --config=configs/ukbench.py:published       # the published experiment, step by step
+    python -m fgis.main --config=configs/ukbench.py                 # the rigorous default
+    python -m fgis.main --config=configs/ukbench.py:published       # the published experiment, step by step
+
+Two CPU cores need about 15 seconds for the default (18 runs) and 20 for ``published``. N-S scores to expect (0-4,
+MobileNetV2 at 336x448): frozen 3.939; the default head 4.000 on the closed set and 3.961 on unseen objects; the
+published network 3.45 and 3.42, where its author's VGG16 features gave 3.787 on the closed set.
 """
 
 import ml_collections
