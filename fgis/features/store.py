@@ -108,12 +108,6 @@ def write_stream(
         raise
 
 
-def read_source(path: str = "") -> dict[str, Any]:
-    """Return the attributes of a feature file (the bundled one for ""), whatever state it is in."""
-    with _opened(path) as file:
-        return _attributes(file)
-
-
 def read_skipped(path: str = "") -> tuple[str, ...]:
     """Return the ids of the images that an extraction left out."""
     with _opened(path) as file:
