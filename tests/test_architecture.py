@@ -59,9 +59,7 @@ def test_imports_go_down():
     upward = [
         (module, name)
         for module, name in imports()
-        if name.startswith("fgis.")
-        and room(module) != room(name)
-        and floor(room(module)) >= floor(room(name))
+        if name.startswith("fgis.") and room(module) != room(name) and floor(room(module)) >= floor(room(name))
     ]
     assert upward == []
 
