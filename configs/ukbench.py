@@ -41,18 +41,43 @@ def get_config(variant: str = "rigorous") -> ml_collections.ConfigDict:
     config.sampler = dict(
         name="pk",
         pk=dict(classes=32, per_class=4),
+        uniform=dict(batch=128),
+        balanced=dict(batch=128),
+        frequency=dict(classes=32, per_class=4, power=1.0),
         published=dict(triplets=1000, batch=32, held_out=0.25),
+        deep_ranking=dict(batch=42, out_of_class=0.2),
     )
     config.miner = dict(
         name="batch_hard",
         batch_hard={},
-        semi_hard=dict(margin=0.2),
+        semi_hard=dict(margin=0.2, fallback="drop"),
+        hard_negatives={},
+        random_negatives={},
+        distance_weighted=dict(minimum=0.5, maximum=1.4),
+        easy_semi_hard={},
         batch_all={},
         all_semi_hard=dict(margin=0.2),
+        schedule=dict(first="semi_hard", second="batch_hard", switch_steps=100),
         given={},
     )
-    config.loss = dict(name="soft_margin", soft_margin=dict(temperature=0.1), triplet=dict(margin=0.2), difference={})
+    # Losses over pairs (contrastive ... opposites) take all pairs with miner.name="batch_all", else the mined ones.
+    config.loss = dict(
+        name="soft_margin",
+        soft_margin=dict(temperature=0.1),
+        triplet=dict(margin=0.2),
+        difference={},
+        margin=dict(margin=0.2, start=1.2, learning_rate=0.1),
+        selectively_contrastive=dict(weight=1.0, temperature=0.1),
+        contrastive=dict(positive_margin=0.0, negative_margin=0.5),
+        nt_xent=dict(temperature=0.1),
+        sup_con=dict(temperature=0.1),
+        multi_similarity=dict(positive_scale=2.0, negative_scale=50.0, threshold=0.5, epsilon=0.1),
+        smooth_ap=dict(temperature=0.01),
+        proxy_anchor=dict(margin=0.1, scale=32.0, learning_rate=0.03),
+        opposites=dict(margin=0.3, opposite_margin=0.6),
+    )
     config.reduction = dict(name="mean", mean={}, mean_active={}, hinge_of_mean=dict(margin=1.0))
+    config.memory = dict(size=0, warmup_steps=0)  # embeddings of earlier batches kept as candidates (XBM); 0: none
     config.optimizer = dict(
         name="adam",
         adam=dict(learning_rate=3e-4),

@@ -5,7 +5,7 @@ from fgis.features.store import load_features
 from fgis.learning.checkpoint import restore_params
 from fgis.learning.heads import EmbeddingHead
 from fgis.learning.losses import triplet_loss
-from fgis.learning.mining import batch_hard, semi_hard
+from fgis.learning.mining import batch_hard, distance_weighted, semi_hard
 from fgis.learning.sampling import sample_pk
 from fgis.learning.step import make_train_step
 from fgis.learning.train import train
@@ -15,6 +15,7 @@ from fgis.retrieval.search import search
 __all__ = [
     "EmbeddingHead",
     "batch_hard",
+    "distance_weighted",
     "evaluate",
     "load_features",
     "make_train_step",

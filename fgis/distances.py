@@ -65,6 +65,16 @@ def euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[A
     return safe_sqrt(jnp.where(square > rounding, square, 0.0))
 
 
+def unit_euclidean_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
+    """‖a/‖a‖ − c/‖c‖‖ = √(2 − 2 cos), in [0, 2]: the distance that margins of the literature are given in."""
+    return euclidean_pairwise(l2_normalize(a), l2_normalize(c))
+
+
+def unit_euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
+    """‖a/‖a‖ − c/‖c‖‖, row by row."""
+    return euclidean_rowwise(l2_normalize(a), l2_normalize(c))
+
+
 def cosine_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
     """1 − cos(a, c), in [0, 2]; a zero vector is at distance 1 from everything."""
     return 1 - _dot(l2_normalize(a), l2_normalize(c))
@@ -107,6 +117,7 @@ def _one_anchor_at_a_time(rowwise: Callable[[Array, Array], Array]) -> Callable[
 
 DISTANCES = {
     "euclidean": Distance(euclidean_pairwise, euclidean_rowwise),
+    "unit_euclidean": Distance(unit_euclidean_pairwise, unit_euclidean_rowwise),
     "squared_euclidean": Distance(squared_pairwise, squared_rowwise),
     "manhattan": Distance(_one_anchor_at_a_time(manhattan_rowwise), manhattan_rowwise),
     "cosine": Distance(cosine_pairwise, cosine_rowwise),

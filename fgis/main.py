@@ -11,7 +11,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from fgis import build, modes
+from fgis import choices, modes
 from fgis.types import UserError
 
 
@@ -28,9 +28,9 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one mode; returns the exit code: 0, or 2 after one line about something that the user can mend."""
     try:
         if parsed := parse(arguments):
-            _keep_compiled_programs()
+            keep_compiled_programs()
             logging.set_verbosity(logging.ERROR)  # Orbax narrates
-            build.check(parsed.config)
+            choices.check(parsed.config)
             modes.MODES[parsed.mode](parsed.config, parsed.workdir, parsed.step)
     except UserError as error:
         print(f"fgis: {error}", file=sys.stderr)
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> Arguments | None:
     return Arguments(config.value, Path(workdir.value or _default_workdir(values)), mode.value, step.value)
 
 
-def _keep_compiled_programs() -> None:
+def keep_compiled_programs() -> None:
     """Compiles once per machine instead of once per process, unless the user has a say of their own in it."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgis" / "compiled"

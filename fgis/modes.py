@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from fgis import build
+from fgis import build, choices
 from fgis.features import collections, extract, store
 from fgis.learning import checkpoint
 from fgis.learning.train import Metrics, init_states, train
@@ -29,9 +29,8 @@ def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | Non
     """Trains, or resumes, or notices that it is finished; then evaluates and reports."""
     del step
     began = time.monotonic()
-    source = build.source(config)
-    rows = open_features(source)
-    experiment = build.build(config, rows.labels, rows.shape[-1], rows.read)
+    source, rows = open_source(config)
+    experiment = open_experiment(config, rows)
     claim(config, workdir)
     total = experiment.total_steps
     with checkpoint.open_checkpoints(workdir / "checkpoints") as manager:
@@ -54,8 +53,9 @@ def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | Non
                 rows.labels,
                 steps=total,
                 record_every=experiment.record_every,
+                coarse=rows.coarse,
                 state=state,
-                on_record=recorder(build.plain(config), experiment, manager, workdir / "metrics.jsonl", bar),
+                on_record=recorder(choices.plain(config), experiment, manager, workdir / "metrics.jsonl", bar),
             )
     report_on(config, workdir, experiment, rows, state.params, total)
     print(f"{time.monotonic() - began:.0f} s for {len(experiment.plans)} runs of {total} steps, evaluation and report")
@@ -64,11 +64,10 @@ def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | Non
 def evaluate_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
     """Restores a checkpoint and evaluates it; on a feature file that it was not trained on, as ``transfer``."""
     found, params, saved = checkpoint.restore_params(workdir, step)
-    build.refuse_other(config, saved, str(workdir), but="features.")
-    source = build.source(config)
-    rows = open_features(source)
+    choices.refuse_other(config, saved, str(workdir), but="features.")
+    source, rows = open_source(config)
     if source.path == saved["features"]["path"]:
-        experiment = build.build(config, rows.labels, rows.shape[-1], rows.read)
+        experiment = open_experiment(config, rows)
         report_on(config, workdir, experiment, rows, params, found)
     else:
         transfer_on(config, workdir, rows, params, found)
@@ -95,11 +94,17 @@ def extract_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | N
         )
 
 
-def open_features(source: build.Source) -> store.Rows:
-    """The feature file of an experiment, checked against what the configuration says of it."""
+def open_source(config: ml_collections.ConfigDict) -> tuple[build.Source, store.Rows]:
+    """The features of an experiment, checked against what the configuration says of them."""
+    source = build.source(config)
     rows = store.open_rows(source.path)
     store.check_features(rows, source.path, source.described)
-    return rows
+    return source, rows
+
+
+def open_experiment(config: ml_collections.ConfigDict, rows: store.Rows) -> build.Experiment:
+    """The experiment of ``config`` on the images of a feature file."""
+    return build.build(config, rows.labels, rows.shape[-1], rows.read, rows.coarse)
 
 
 def training_features(source: build.Source, rows: store.Rows, experiment: build.Experiment) -> Array | Callable:
@@ -124,9 +129,9 @@ def claim(config: ml_collections.ConfigDict, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     saved = records.read_json(workdir / "config.json")
     if saved is None:
-        records.write_json(workdir / "config.json", build.plain(config))
+        records.write_json(workdir / "config.json", choices.plain(config))
     else:
-        build.refuse_other(config, saved, str(workdir))
+        choices.refuse_other(config, saved, str(workdir))
 
 
 def recorder(
@@ -224,14 +229,15 @@ def write_report(
     shown: dict[str, list[gallery.Answers]],
 ) -> None:
     """``report.html`` and ``report.json`` in the workdir, and the same table on the terminal."""
+    history = records.read_records(workdir / "metrics.jsonl", step)
     report = {
         "version": records.VERSION,
-        "config": build.plain(config),
+        "config": choices.plain(config),
         "step": step,
         "versions": records.versions(),
+        "collapsed": [list(plans[run]) for run in summary.collapsed(history)],
         "evaluations": evaluations,
     }
-    history = records.read_records(workdir / "metrics.jsonl", step)
     records.write_text(workdir / "report.html", render.html(report, history, plans, shown))
     records.write_json(workdir / "report.json", report)  # last: where it is, the run is finished
     print(f"\n{summary.text(report)}\n{workdir / 'report.json'}\n{workdir / 'report.html'}")

@@ -30,14 +30,35 @@ class FeatureSet(NamedTuple):
     labels: Int[np.ndarray, " n"]
     image_ids: np.ndarray  # [n] str
     source: Mapping[str, Any]  # provenance: backbone, weights_sha256, image_size, ...
+    coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such: each holds whole labels
 
 
 class Batch(NamedTuple):
-    """Rows of a feature set; ``rows`` is -1 where the batch is padded."""
+    """Rows of a feature set; ``rows`` is -1 where the batch is padded, ``coarse`` None without such labels."""
 
     features: Float[Array, "b ..."]
     labels: Int[Array, " b"]
     rows: Int[Array, " b"]
+    coarse: Int[Array, " b"] | None = None
+
+
+class Comparison(NamedTuple):
+    """What a strategy sees of one batch: the anchors of this device against the candidates of all devices.
+
+    Candidates are the whole batch and, behind it, the memory. The opposites are those negatives that bear another
+    coarse label. ``keys`` holds one random key per anchor, which depends on its place in the global batch alone.
+    """
+
+    anchors: Float[Array, "a d"]
+    candidates: Float[Array, "c d"]
+    labels: Int[Array, " c"]
+    rows: Int[Array, " c"]  # -1 where there is no candidate
+    positives: Bool[Array, "a c"]
+    negatives: Bool[Array, "a c"]
+    opposites: Bool[Array, "a c"]
+    keys: Key  # [a]
+    step: Any = 0  # [] int32
+    share: tuple[Any, int] = (0, 1)  # (this device, how many there are)
 
 
 class Triplets(NamedTuple):
@@ -50,11 +71,15 @@ class Triplets(NamedTuple):
 
 
 class LossSum(NamedTuple):
-    """What every strategy returns, listed or not: sums over triplets, so sums over anchors and over devices add up."""
+    """What every strategy returns: sums over anchors, so what several devices or parts of a batch return adds up.
 
-    total: Float[Array, ""]  # sum of weight * loss
-    valid: Float[Array, ""]  # sum of weight
-    active: Float[Array, ""]  # sum of weight where the loss is above 0
+    Scalars; or vectors of one length, one entry per kind of term that is averaged by itself, such as [positive pairs,
+    negative pairs]. A term is what the strategy counts: a triplet, a pair, an anchor or a proxy.
+    """
+
+    total: Float[Array, "..."]  # sum of weight * loss
+    valid: Float[Array, "..."]  # sum of weight
+    active: Float[Array, "..."]  # sum of weight where the loss is above 0
 
 
 class Neighbours(NamedTuple):
@@ -91,7 +116,8 @@ class TrainState(flax.struct.PyTreeNode):
 
 Sampler = Callable[[Any, Any], Int[Array, " b"]]  # (seed, step) -> rows; no hidden state, so resuming is free
 Miner = Callable[[Key, Float[Array, "a c"], Bool[Array, "a c"], Bool[Array, "a c"]], Triplets]
-Loss = Callable[[Float[Array, " t"], Float[Array, " t"]], Float[Array, " t"]]  # (d_ap, d_an), not reduced
-Objective = Callable[..., LossSum]  # (key, anchors [a, d], candidates [c, d], positives [a, c], negatives [a, c])
+Loss = Callable[[Float[Array, " t"], Float[Array, " t"]], Float[Array, "t ..."]]  # (d_ap, d_an) -> [t] or [t, 2 pairs]
+PairLoss = Callable[..., LossSum]  # (distances [a, c], positives [a, c], negatives [a, c])
+Objective = Callable[[Comparison, Mapping[str, Any]], LossSum]  # the second: what the loss has learned, or {}
 Reduction = Callable[[LossSum], Float[Array, ""]]
 Metric = Callable[[Bool[np.ndarray, "q k"], Int[np.ndarray, " q"]], Float[np.ndarray, " q"]]  # (relevance, totals)

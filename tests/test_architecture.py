@@ -11,12 +11,13 @@ FLOORS = [
     {"main"},
     {"modes"},
     {"build"},
+    {"choices"},
     {"report", "retrieval", "learning", "features"},
     {"distances"},
     {"types"},
 ]
 KNOWN_TO = {
-    "ml_collections": {"main", "modes", "build"},
+    "ml_collections": {"main", "modes", "build", "choices"},
     "absl": {"main"},
     "keras": {"features"},
     "orbax": {"learning"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs import grocerystore, photos, ukbench
-from fgis import build
+from fgis import choices
 from tests.tiny import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,8 +34,8 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_what_it_was(name):
     """An experiment changes on purpose only: rewrite tests/golden/NAME.json from the message when it does."""
-    build.check(CONFIGS[name])
-    found = build.flatten(build.plain(CONFIGS[name]))
+    choices.check(CONFIGS[name])
+    found = choices.flatten(choices.plain(CONFIGS[name]))
     assert found == json.loads((GOLDEN / f"{name}.json").read_text()), json.dumps(found, indent=1)
 
 

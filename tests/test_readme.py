@@ -3,6 +3,7 @@
 Commands that set up an environment are run by ``.ci/run``, which reads the test command from the README.
 """
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,16 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import grid
 from fgis.main import main
-from tests.tiny import ROOT
+from tests.tiny import ROOT, write_features
 
 SHORT = (
     "--config.train.total_steps=4", "--config.train.record_every_steps=2", "--config.train.checkpoint_every_steps=2",
     "--config.evaluation.resamples=20", "--config.seeds=1", "--config.folds=2",
 )  # fmt: skip
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("python -m fgis.main")]
-SETUP = [line for block in BLOCKS for line in block.splitlines() if not line.startswith("python -m fgis.main")]
+LINES = [line for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("python -m fgis.main")]
+TABLES = [line for line in LINES if line.startswith("python -m experiments.")]
+SETUP = [line for line in LINES if line not in COMMANDS + TABLES]
 
 
 def photo(path: Path, seed: int) -> None:
@@ -81,6 +85,19 @@ def test_the_commands_of_the_readme_work(place, monkeypatch, capsys):
         assert main(adapted(command, number)) == 0, f"{command}: {capsys.readouterr().err}"
     assert len(list(place.glob("runs/*/report.html"))) == sum("--mode" not in command for command in [FIRST, *COMMANDS])
     assert "data:image/jpeg" in next(place.glob(f"runs/{1 + photos_run()}/report.html")).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TABLES)
+def test_the_tables_of_the_readme_work(command, tmp_path, monkeypatch, capsys):
+    """Their first rows (frozen, untrained, the default), on small features."""
+    module, *arguments = shlex.split(command)[2:]
+    table = importlib.import_module(module).TABLE
+    features = write_features(tmp_path / "features.h5")
+    short = ["--seeds=1", "--folds=2", "--steps=2", f"--features.path={features}"]
+    monkeypatch.chdir(tmp_path)
+    assert grid.main(table._replace(rows=table.rows[:3]), [*arguments, *short]) == 0, capsys.readouterr().err
+    assert len(list(tmp_path.glob("runs/tables/*.tex"))) == 1
 
 
 def photos_run() -> int:

@@ -1,9 +1,17 @@
-"""A feature file and an experiment that train in a second: 12 objects of 4 images, 16 features."""
+"""Small things that tests share: what an objective sees, and an experiment that trains in a second.
 
+Its feature file holds 12 objects of 4 images, 16 features.
+"""
+
+from functools import partial
 from pathlib import Path
 
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from fgis.types import Comparison
 
 ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'ukbench.py'}"
@@ -29,3 +37,20 @@ def write_features(path: Path, objects: int = 12, seed: int = 0) -> Path:
 def arguments(features: Path, workdir: Path, *more: str) -> list[str]:
     """The command line of a small experiment; later arguments win."""
     return [CONFIG, f"--config.features.path={features}", f"--workdir={workdir}", *SMALL, *more]
+
+
+def comparison(anchors, positives, negatives, candidates=None, opposites=None, key=None, labels=None, rows=None):
+    """What an objective sees, from embeddings and masks; the anchors are the candidates unless others are given."""
+    candidates = anchors if candidates is None else candidates
+    none = jnp.zeros(len(candidates), jnp.int32)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0) if key is None else key))(jnp.arange(len(anchors)))
+    return Comparison(
+        anchors=anchors,
+        candidates=candidates,
+        labels=none if labels is None else labels,
+        rows=none if rows is None else rows,
+        positives=positives,
+        negatives=negatives,
+        opposites=jnp.zeros_like(negatives) if opposites is None else opposites,
+        keys=keys,
+    )

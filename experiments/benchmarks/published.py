@@ -70,7 +70,7 @@ def make_ours_train(source: str) -> Run:
     import jax.numpy as jnp
 
     from configs import ukbench
-    from fgis import build
+    from fgis import build, choices
     from fgis.learning import checkpoint
     from fgis.learning.sampling import draw_published_triplets
     from fgis.learning.train import train
@@ -78,7 +78,7 @@ def make_ours_train(source: str) -> Run:
     features, labels = load(source)
     config = ukbench.get_config("published")
     config.seeds, config.folds = 1, 0
-    plain = build.plain(config)
+    plain = choices.plain(config)
     experiments: list[build.Experiment] = []  # kept by the second run, so that it need not compile again
     jax.devices()
 

@@ -5,7 +5,9 @@ relative posix paths, unique within the collection, and never name the machine. 
 """
 
 import csv as csv_files
+import hashlib
 import io
+import json
 import os
 import re
 from collections import Counter
@@ -17,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageOps
 
+from fgis.features import store
 from fgis.types import UserError
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -29,6 +32,7 @@ class Collection(NamedTuple):
     image_ids: np.ndarray  # [n] str
     labels: Int[np.ndarray, " n"]
     read: Callable[[int], Image.Image]  # row -> RGB image, upright; any exception means that the image is bad
+    coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such: each holds whole labels
 
 
 def load_collection(name: str, images: str) -> Collection:
@@ -38,6 +42,13 @@ def load_collection(name: str, images: str) -> Collection:
     if not images:
         raise UserError(f"config.features.images: empty; set it to the images of collection {name!r}")
     return COLLECTIONS[name](images)
+
+
+def fingerprint(collection: Collection) -> str:
+    """Return a SHA-256 of the image ids, labels and coarse labels, in order; of no pixel."""
+    columns = [collection.labels] if collection.coarse is None else [collection.labels, collection.coarse]
+    rows = [[str(image_id), *map(int, row)] for image_id, *row in zip(collection.image_ids, *columns, strict=True)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -101,7 +112,7 @@ def ukbench(images: str) -> Collection:
 def grocerystore(images: str) -> Collection:
     """GroceryStore: the lists train.txt, val.txt, test.txt of ``path, fine id, coarse id``; label = fine id."""
     root = _directory(images)
-    pairs = []
+    rows: list[tuple[str, ...]] = []
     for name in ("train.txt", "val.txt", "test.txt"):
         if not (root / name).is_file():
             raise UserError(
@@ -110,36 +121,40 @@ def grocerystore(images: str) -> Collection:
         for number, line in enumerate((root / name).read_text(encoding="utf-8").splitlines(), 1):
             match = re.fullmatch(r"\s*(\S.*?)\s*,\s*(\d+)\s*,\s*(\d+)\s*", line)
             if match:
-                pairs.append((match[1], int(match[2])))
+                rows.append(match.groups())
             elif line.strip():
                 raise UserError(f"{root / name}:{number}: found {line!r}; write 'path, fine id, coarse id'")
-    return _collect("grocerystore", root, pairs, f"the three lists in {images} are empty")
+    return _collect_texts("grocerystore", root, rows, images, f"the three lists in {images} are empty")
 
 
 def csv(images: str) -> Collection:
-    """A CSV file of ``path,label``, with or without that line as a header; paths are relative to the file.
+    """A CSV file of ``path,label`` or ``path,label,coarse``, with or without that line as a header.
 
-    Labels that are all integers are taken as they are; otherwise each is the index of its text in sorted order.
+    Paths are relative to the file. Labels that are all integers are taken as they are; otherwise each is the index of
+    its text in sorted order; so are coarse labels, and no label may stand with two of them.
     """
     path = Path(images)
     if not path.is_file():
         raise UserError(f"config.features.images: no CSV file {images}; name one with lines of 'path,label'")
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, ...]] = []
+    width = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv_files.reader(file, strict=True), 1):
                 cells = [cell.strip() for cell in row]
-                if not any(cells) or (number == 1 and [c.lower() for c in cells] == ["path", "label"]):
+                if not any(cells):
                     continue
-                if len(cells) != 2 or not all(cells):
-                    raise UserError(f"{images}:{number}: found {','.join(row)!r}; write 'path,label'")
-                rows.append((Path(cells[0]).as_posix(), cells[1]))
+                width = width or len(cells)
+                if width not in (2, 3) or len(cells) != width or not all(cells):
+                    raise UserError(
+                        f"{images}:{number}: found {','.join(row)!r}; write 'path,label' or 'path,label,coarse', "
+                        "the same in every line"
+                    )
+                if number > 1 or [c.lower() for c in cells] != ["path", "label", "coarse"][:width]:
+                    rows.append((Path(cells[0]).as_posix(), *cells[1:]))
     except (csv_files.Error, UnicodeDecodeError) as error:
         raise UserError(f"{images}: not a CSV file of 'path,label' in UTF-8 ({error}); mend or rewrite it") from error
-    texts = sorted({text for _, text in rows})
-    numbers = all(re.fullmatch(r"[+-]?\d+", text) for text in texts)
-    label = {text: int(text) if numbers else index for index, text in enumerate(texts)}
-    return _collect("csv", path.parent, [(image_id, label[text]) for image_id, text in rows], f"no line in {images}")
+    return _collect_texts("csv", path.parent, rows, images, f"no line in {images}")
 
 
 def tfds(images: str) -> Collection:
@@ -189,6 +204,31 @@ def _collect(name: str, root: Path, pairs: Sequence[tuple[str, int]], empty: str
         raise UserError(f"config.features.images: image {twice!r} is listed twice; keep one of its lines")
     labels = np.array([label for _, label in pairs], np.int64)
     return Collection(name, np.array(ids), labels, lambda row: read_image(root / ids[row]))
+
+
+def _collect_texts(name: str, root: Path, rows: Sequence[tuple[str, ...]], images: str, empty: str) -> Collection:
+    """Build the record from (image id, label) or (image id, label, coarse label), as written in a list of the user."""
+    ids, labels, *more = zip(*rows, strict=True) if rows else ((), ())
+    found = _collect(name, root, list(zip(ids, _numbers(labels), strict=True)), empty)
+    if not more:
+        return found
+    coarse = np.array(_numbers(more[0]), np.int64)
+    split = store.find_split(found.labels, coarse)
+    if split is not None:
+        one, other = (f"{more[0][row]!r} (image {ids[row]!r})" for row in split)
+        raise UserError(
+            f"config.features.images: in {images}, label {labels[split[1]]!r} has coarse labels {one} and {other}; "
+            "give all images of a label the same one"
+        )
+    return found._replace(coarse=coarse)
+
+
+def _numbers(texts: Sequence[str]) -> list[int]:
+    """Return texts as integers, where all are such and fit 64 bits; else the index of each in sorted order."""
+    if all(re.fullmatch(r"[+-]?\d{1,19}", text) and abs(int(text)) < 2**63 for text in texts):
+        return [int(text) for text in texts]
+    index = {text: i for i, text in enumerate(sorted(set(texts)))}
+    return [index[text] for text in texts]
 
 
 COLLECTIONS: dict[str, Callable[[str], Collection]] = {

@@ -5,7 +5,6 @@ Two threads decode the next batch while the device computes this one. Finished b
 the same images and runs through the same compiled program.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -23,7 +22,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fgis.features import backbones, journal, store
-from fgis.features.collections import Collection
+from fgis.features.collections import Collection, fingerprint
 from fgis.features.lowering import lower_convolutions
 from fgis.types import UserError
 
@@ -164,7 +163,7 @@ def extract(
     check_settings(backbone, image_size, fit, pooling, on_bad_image)
     if not path:
         raise UserError("config.features.path: empty means the bundled file, which is only read; name a file to write")
-    digest = _digest(collection)
+    digest = fingerprint(collection)
     asked = {
         "collection": collection.name, "backbone": backbone, "weights": weights, "image_size": image_size, "fit": fit,
         "pooling": pooling,
@@ -274,6 +273,8 @@ def _write(
     dtype = np.float16 if largest <= float(np.finfo(np.float16).max) else np.float32
     blocks = (features[good].astype(dtype) for features, good in journal.records(log))
     extras = {"skipped_image_ids": np.array(skipped)} if skipped else {}
+    if collection.coarse is not None:
+        extras["coarse"] = collection.coarse[kept]
     shape = (int(kept.sum()), *log.shape)
     attributes = {**source, "skipped": len(skipped)}
     ids, labels = collection.image_ids[kept], collection.labels[kept]
@@ -294,8 +295,8 @@ def _finished(
     store.check_features(held, path, asked)
     if held.source["collection_sha256"] != digest:
         raise UserError(
-            f"config.features.path={path}: its {len(held.labels)} images are not those of config.features.images; "
-            "remove it or name another"
+            f"config.features.path={path}: its {len(held.labels)} images or labels are not those of "
+            "config.features.images; remove it or name another"
         )
     skipped = store.read_skipped(path)
     if skipped and on_bad_image == "stop":
@@ -317,14 +318,6 @@ def _bad_image(image_id: str, reason: str) -> UserError:
         f"config.features.images: image {image_id!r} cannot be used ({reason}); mend or remove it, "
         "or leave bad images out with config.features.on_bad_image=skip"
     )
-
-
-def _digest(collection: Collection) -> str:
-    """Return a digest of the image ids and labels, in order."""
-    rows = [
-        [str(image_id), int(label)] for image_id, label in zip(collection.image_ids, collection.labels, strict=True)
-    ]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _require_writable(path: str) -> None:

@@ -1,8 +1,9 @@
 """The HDF5 feature file: write it whole, load it whole, check it, or read rows of it in place.
 
 Datasets ``image_ids`` (UTF-8), ``features`` [n, ...] float16 or float32, ``labels`` [n] int64, as in the published
-experiment, and any named extras [n, ...]; attributes say how the features were made. Datasets are contiguous, so rows
-can be mapped into memory. A file with only the three published datasets loads as well. Every defect is a UserError.
+experiment, optional coarse labels ``coarse`` [n] int64, and any named extras [n, ...]; attributes say how the features
+were made. Datasets are contiguous, so rows can be mapped into memory. A file with only the three published datasets
+loads as well. Every defect is a UserError.
 """
 
 import importlib.resources
@@ -41,6 +42,7 @@ class Rows(NamedTuple):
     image_ids: np.ndarray  # [n] str
     source: Mapping[str, Any]
     read: Callable[[Int[np.ndarray, " b"]], Float[np.ndarray, "b ..."]]
+    coarse: Int[np.ndarray, " n"] | None = None
 
 
 def bundled_path() -> str:
@@ -53,12 +55,20 @@ def weights_label(weights: str) -> str:
     return Path(weights).name
 
 
+def find_split(labels: Int[np.ndarray, " n"], coarse: Int[np.ndarray, " n"]) -> tuple[int, int] | None:
+    """Return two rows of one label whose coarse labels differ, or None where each coarse class holds whole labels."""
+    _, first, fine = np.unique(labels, return_index=True, return_inverse=True)
+    apart = np.flatnonzero(coarse != coarse[first[fine]])
+    return (int(first[fine[apart[0]]]), int(apart[0])) if len(apart) else None
+
+
 def write_features(path: str, feature_set: FeatureSet, extras: Mapping[str, np.ndarray] | None = None) -> None:
     """Write a complete feature file at ``path``, atomically; extras are further datasets with one row per image."""
     features = np.asarray(feature_set.features)
+    coarse = {} if feature_set.coarse is None else {"coarse": np.asarray(feature_set.coarse, np.int64)}
     write_stream(
         path, features.shape, features.dtype, [features], feature_set.image_ids, feature_set.labels,
-        feature_set.source, extras or {},
+        feature_set.source, {**(extras or {}), **coarse},
     )  # fmt: skip
 
 
@@ -119,11 +129,11 @@ def load_features(path: str = "", extras: Sequence[str] = ()) -> FeatureSet:
     """Load a whole feature file; "" is the one bundled with the package.
 
     With ``extras``, ``features`` is a mapping of ``"features"`` and each extra's name to its array. Raises UserError
-    where the file is missing, damaged or incomplete, where fields disagree in length, ids repeat, or a feature is not
-    finite.
+    where the file is missing, damaged or incomplete, where fields disagree in length, ids repeat, one label has two
+    coarse ones, or a feature is not finite.
     """
     with _opened(path) as file:
-        image_ids, labels, source = _describe(file, path)
+        image_ids, labels, coarse, source = _describe(file, path)
         dataset = file["features"]
         features = np.empty(dataset.shape, _float_type(dataset.dtype))
         for start, stop in _blocks(dataset.shape, features.dtype):
@@ -135,7 +145,7 @@ def load_features(path: str = "", extras: Sequence[str] = ()) -> FeatureSet:
                     f"{_named(path)}: no dataset {name!r} with one row per image; extract the features again"
                 )
         values: Any = {"features": features, **{name: file[name][...] for name in extras}} if extras else features
-    return FeatureSet(values, labels, image_ids, source)
+    return FeatureSet(values, labels, image_ids, source, coarse)
 
 
 def open_rows(path: str = "") -> Rows:
@@ -144,7 +154,7 @@ def open_rows(path: str = "") -> Rows:
     Fields are validated as by ``load_features``; features are checked as they are read.
     """
     with _opened(path) as file:
-        image_ids, labels, source = _describe(file, path)
+        image_ids, labels, coarse, source = _describe(file, path)
         dataset = file["features"]
         shape, stored, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
         plain = dataset.chunks is None and offset is not None and stored.isnative and dataset.external is None
@@ -164,7 +174,7 @@ def open_rows(path: str = "") -> Rows:
         _require_finite(values, rows, image_ids, path)
         return values
 
-    return Rows(shape, dtype, labels, image_ids, source, read)
+    return Rows(shape, dtype, labels, image_ids, source, read, coarse)
 
 
 def check_features(feature_set: FeatureSet | Rows, path: str, expected: Mapping[str, Any]) -> None:
@@ -216,8 +226,8 @@ def _opened(path: str) -> Iterator[h5py.File]:
         ) from error
 
 
-def _describe(file: h5py.File, path: str) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Return (image_ids, labels, attributes) of a file whose fields agree."""
+def _describe(file: h5py.File, path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Return (image_ids, labels, coarse labels or None, attributes) of a file whose fields agree."""
     for name in ("image_ids", "features", "labels"):
         if not isinstance(file.get(name), h5py.Dataset):
             raise UserError(f"{_named(path)}: no dataset {name!r}, found {sorted(file)}; name a feature file of fgis")
@@ -241,7 +251,29 @@ def _describe(file: h5py.File, path: str) -> tuple[np.ndarray, np.ndarray, dict[
     if len(ids) < n:
         row = first[counts > 1].min()
         raise UserError(f"{_named(path)}: image id {str(image_ids[row])!r} stands in several rows; ids must be unique")
-    return image_ids, file["labels"][...].astype(np.int64), source
+    labels = file["labels"][...].astype(np.int64)
+    return image_ids, labels, _coarse(file, labels, path), source
+
+
+def _coarse(file: h5py.File, labels: np.ndarray, path: str) -> np.ndarray | None:
+    """Return the coarse labels [n], each of which must hold whole labels; None where the file has none."""
+    if "coarse" not in file:
+        return None
+    dataset = file["coarse"]
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape != labels.shape or dataset.dtype.kind not in "iu":
+        found = f"{dataset.dtype} {dataset.shape}" if isinstance(dataset, h5py.Dataset) else "a group"
+        raise UserError(
+            f"{_named(path)}: coarse is {found}; store one integer for each of {len(labels)} images, or no coarse"
+        )
+    coarse = dataset[...].astype(np.int64)
+    split = find_split(labels, coarse)
+    if split is not None:
+        row, other = split
+        raise UserError(
+            f"{_named(path)}: label {labels[row]} has coarse labels {coarse[row]} (row {row}) and {coarse[other]} "
+            f"(row {other}); give all images of a label the same one"
+        )
+    return coarse
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:

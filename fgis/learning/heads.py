@@ -130,8 +130,3 @@ def fit_start(head: nn.Module, features: Float[np.ndarray, "m f"]) -> dict[str, 
 def init_head(head: nn.Module, key: jax.Array, feature_shape: Sequence[int], start: Any = ()) -> Any:
     """Variables for features of shape ``feature_shape`` (without rows); those of ``start`` replace random ones."""
     return {**head.init(key, jnp.zeros((1, *feature_shape), jnp.float32)), **dict(start)}
-
-
-def trainable(variables: Any) -> Any:
-    """Which variables an optimiser may change: the parameters, and no constants."""
-    return {name: jax.tree.map(lambda _, name=name: name == "params", tree) for name, tree in variables.items()}

@@ -1,10 +1,11 @@
-"""Where strategies that list triplets and strategies that sum over all of them meet: both become an ``Objective``.
+"""Where miners, losses over triplets and losses over pairs meet: each choice of them becomes one ``Objective``.
 
-``objective(key, anchors [a, d], candidates [c, d], positives [a, c], negatives [a, c]) -> LossSum``. Sums over
-anchors add up over devices, so the train step needs to know nothing else about a strategy.
+``objective(comparison, learned) -> LossSum``. Sums over anchors add up over devices, so the train step needs to know
+nothing else about a strategy. ``learned`` holds the parameters that belong to the loss (a boundary, proxies), by the
+names of its arguments; {} for a loss without.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,98 +14,163 @@ from jaxtyping import Array, Bool, Float
 
 from fgis.distances import Distance
 from fgis.learning.mining import next_positive
-from fgis.types import Key, Loss, LossSum, Miner, Objective
+from fgis.types import Comparison, LossSum, Miner, Objective, Triplets
 
+Learned = Mapping[str, Any]
 Selector = Callable[[Float[Array, " a"], Float[Array, "a c"], Bool[Array, "a c"]], Float[Array, "a c"]]
 
 
-def given(loss: Loss, distance: Distance) -> Objective:
+def given(loss: Callable[..., Array], distance: Distance) -> Objective:
     """No mining: the batch holds triplets in order (anchor, positive, negative), (anchor, positive, negative), ...
 
     A triplet counts unless one of its rows is padding. Candidates are not looked at.
     """
 
-    def objective(key: Key, anchors: Array, candidates: Array, positives: Array, negatives: Array) -> LossSum:
-        del key, candidates
-        triplets = anchors.reshape(-1, 3, anchors.shape[-1])
+    def objective(seen: Comparison, learned: Learned) -> LossSum:
+        triplets = seen.anchors.reshape(-1, 3, seen.anchors.shape[-1])
         # A padded row is nobody's positive or negative, so its rows of both masks are empty.
-        valid = (positives | negatives).any(axis=1).reshape(-1, 3).all(axis=1)
+        valid = (seen.positives | seen.negatives).any(axis=1).reshape(-1, 3).all(axis=1)
         anchor, positive, negative = triplets[:, 0], triplets[:, 1], triplets[:, 2]
-        losses = loss(distance.rowwise(anchor, positive), distance.rowwise(anchor, negative))
-        return _sums(losses, valid.astype(losses.dtype))
+        losses = loss(distance.rowwise(anchor, positive), distance.rowwise(anchor, negative), **learned)
+        return _sums(losses, valid)
 
     return objective
 
 
-def mined(miner: Miner, loss: Loss, distance: Distance) -> Objective:
+def mined(miner: Miner, loss: Callable[..., Array], distance: Distance, mined_on: Distance | None = None) -> Objective:
     """The loss of the triplets that ``miner`` lists.
 
-    Mining sees distances without gradients; the distances of the chosen pairs alone are computed again with them, so
-    the backward pass costs O(t d) instead of O(B² d).
+    Mining sees distances (``mined_on``, if that is another one) without gradients; the distances of the chosen pairs
+    alone are computed again with them, so the backward pass costs O(t d) instead of O(B² d).
     """
 
-    def objective(key: Key, anchors: Array, candidates: Array, positives: Array, negatives: Array) -> LossSum:
-        distances = distance.pairwise(jax.lax.stop_gradient(anchors), jax.lax.stop_gradient(candidates))
-        triplets = miner(key, distances, positives, negatives)
-        anchor = anchors[triplets.anchor]
-        d_ap = distance.rowwise(anchor, candidates[triplets.positive])
-        d_an = distance.rowwise(anchor, candidates[triplets.negative])
-        return _sums(loss(d_ap, d_an), triplets.weight)
+    def objective(seen: Comparison, learned: Learned) -> LossSum:
+        triplets = _mine(miner, mined_on or distance, seen)
+        anchor = seen.anchors[triplets.anchor]
+        d_ap = distance.rowwise(anchor, seen.candidates[triplets.positive])
+        d_an = distance.rowwise(anchor, seen.candidates[triplets.negative])
+        return _sums(loss(d_ap, d_an, **learned), triplets.weight)
 
     return objective
 
 
-def summed(selector: Selector, loss: Loss, distance: Distance) -> Objective:
+def summed(selector: Selector, loss: Callable[..., Array], distance: Distance) -> Objective:
     """The loss of every triplet that ``selector`` weighs above 0, without listing them: O(B²) memory, any batch."""
     sum_over_triplets = _sum_over_positives(selector, loss)
 
-    def objective(key: Key, anchors: Array, candidates: Array, positives: Array, negatives: Array) -> LossSum:
-        del key
-        return sum_over_triplets(distance.pairwise(anchors, candidates), positives, negatives)
+    def objective(seen: Comparison, learned: Learned) -> LossSum:
+        distances = distance.pairwise(seen.anchors, seen.candidates)
+        return sum_over_triplets(distances, dict(learned), seen.positives, seen.negatives)
 
     return objective
 
 
-def _sums(losses: Float[Array, "..."], weight: Float[Array, "..."]) -> LossSum:
-    active = jnp.where(losses > 0, weight, 0)
-    return LossSum(jnp.sum(jnp.where(weight > 0, weight * losses, 0)), jnp.sum(weight), jnp.sum(active))
+def paired(
+    loss: Callable[..., LossSum],
+    distance: Distance,
+    miner: Miner | None = None,
+    mined_on: Distance | None = None,
+    graded: bool = False,
+) -> Objective:
+    """A loss over pairs: over all of them, or over those that occur in the triplets that ``miner`` lists.
+
+    A ``graded`` loss is also told which of the negatives are opposites.
+    """
+
+    def objective(seen: Comparison, learned: Learned) -> LossSum:
+        positives, negatives = seen.positives, seen.negatives
+        if miner is not None:
+            anchor, positive, negative, weight = _mine(miner, mined_on or distance, seen)
+            none = jnp.zeros_like(positives)
+            positives = none.at[anchor, positive].max(weight > 0)
+            negatives = none.at[anchor, negative].max(weight > 0)
+        more = {"opposites": seen.opposites & negatives} if graded else {}
+        return loss(distance.pairwise(seen.anchors, seen.candidates), positives, negatives, **more, **learned)
+
+    return objective
 
 
-def _sum_over_positives(selector: Selector, loss: Loss) -> Callable[[Array, Array, Array], LossSum]:
+def proxied(loss: Callable[..., LossSum], distance: Distance) -> Objective:
+    """A loss over pairs of a class proxy and an image: learned ``proxies`` [classes, d] take the anchors' place.
+
+    A proxy that is zero stands for a class that the run may not see, and counts nowhere. Devices deal the proxies out
+    among themselves, each against the candidates of all.
+    """
+
+    def objective(seen: Comparison, learned: Learned) -> LossSum:
+        proxies = learned["proxies"]
+        classes, (device, devices) = jnp.arange(len(proxies)), seen.share
+        present = (classes % devices == device) & (proxies != 0).any(axis=1)
+        valid = present[:, None] & (seen.rows >= 0)[None, :]
+        same = classes[:, None] == seen.labels[None, :]
+        return loss(distance.pairwise(proxies, seen.candidates), valid & same, valid & ~same)
+
+    return objective
+
+
+def scheduled(first: Objective, second: Objective, switch_steps: int) -> Objective:
+    """``first`` for the first ``switch_steps`` steps, then ``second``; only the one in force is computed.
+
+    (Both are where runs are trained together by ``vmap``, whose steps are data.)
+    """
+
+    def objective(seen: Comparison, learned: Learned) -> LossSum:
+        return jax.lax.cond(seen.step < switch_steps, first, second, seen, dict(learned))
+
+    return objective
+
+
+def _mine(miner: Miner, distance: Distance, seen: Comparison) -> Triplets:
+    distances = distance.pairwise(jax.lax.stop_gradient(seen.anchors), jax.lax.stop_gradient(seen.candidates))
+    return miner(seen.keys, distances, seen.positives, seen.negatives)
+
+
+def _sums(losses: Float[Array, "t ..."], weight: Array) -> LossSum:
+    """Sums of losses [t], or [t, 2] where both pairs of a triplet have one of their own and count on their own."""
+    weight = jnp.broadcast_to(weight.astype(losses.dtype).reshape(-1, *[1] * (losses.ndim - 1)), losses.shape)
+    total = jnp.sum(jnp.where(weight > 0, weight * losses, 0))
+    return LossSum(total, jnp.sum(weight), jnp.sum(jnp.where(losses > 0, weight, 0)))
+
+
+def _sum_over_positives(selector: Selector, loss: Callable[..., Array]) -> Callable[..., LossSum]:
     """Walks the positives of all anchors at once, the j-th of each together, for as long as any anchor has one left.
 
     The gradient with respect to the distances is gathered on the same walk: it is one [a, c] array, where automatic
     differentiation would keep one per positive, and could not run backwards through a loop of unknown length.
     """
 
-    def walk(distances: Array, positives: Array, negatives: Array) -> tuple[LossSum, Array]:
+    def walk(
+        distances: Array, learned: dict[str, Array], positives: Array, negatives: Array
+    ) -> tuple[LossSum, tuple[Array, dict[str, Array]]]:
         def one_positive(carry: Any) -> Any:
-            remaining, sums, gradient = carry
+            remaining, sums, (gradient, learned_gradient) = carry
             positive, valid, remaining = next_positive(remaining)
             d_ap = jnp.take_along_axis(distances, positive[:, None], axis=1)[:, 0]
             weight = selector(d_ap, distances, negatives) * valid[:, None]
 
-            def total(d_ap: Array, d_an: Array) -> tuple[Array, LossSum]:
+            def total(d_ap: Array, d_an: Array, learned: dict[str, Array]) -> tuple[Array, LossSum]:
                 pairs = jnp.broadcast_to(d_ap[:, None], d_an.shape)
-                found = _sums(loss(pairs.ravel(), d_an.ravel()), weight.ravel())
+                found = _sums(loss(pairs.ravel(), d_an.ravel(), **learned), weight.ravel())
                 return found.total, found
 
-            (from_positive, from_negatives), found = jax.grad(total, argnums=(0, 1), has_aux=True)(d_ap, distances)
+            gradients, found = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(d_ap, distances, learned)
             at_positive = jnp.arange(distances.shape[1]) == positive[:, None]
-            gradient = gradient + from_negatives + jnp.where(at_positive, from_positive[:, None], 0)
-            return remaining, jax.tree.map(jnp.add, sums, found), gradient
+            gradient = gradient + gradients[1] + jnp.where(at_positive, gradients[0][:, None], 0)
+            learned_gradient = jax.tree.map(jnp.add, learned_gradient, gradients[2])
+            return remaining, jax.tree.map(jnp.add, sums, found), (gradient, learned_gradient)
 
         zero = jnp.zeros((), distances.dtype)
-        start = positives, LossSum(zero, zero, zero), jnp.zeros_like(distances)
-        _, sums, gradient = jax.lax.while_loop(lambda carry: carry[0].any(), one_positive, start)
-        return sums, gradient
+        start = positives, LossSum(zero, zero, zero), jax.tree.map(jnp.zeros_like, (distances, learned))
+        _, sums, gradients = jax.lax.while_loop(lambda carry: carry[0].any(), one_positive, start)
+        return sums, gradients
 
     @jax.custom_vjp
-    def sums(distances: Array, positives: Array, negatives: Array) -> LossSum:
-        return walk(distances, positives, negatives)[0]
+    def sums(distances: Array, learned: dict[str, Array], positives: Array, negatives: Array) -> LossSum:
+        return walk(distances, learned, positives, negatives)[0]
 
-    def backward(gradient: Array, cotangent: LossSum) -> tuple[Array, None, None]:
-        return cotangent.total * gradient, None, None  # valid and active are piecewise constant
+    def backward(gradients: Any, cotangent: LossSum) -> tuple[Any, Any, None, None]:
+        # valid and active are piecewise constant
+        return *jax.tree.map(lambda gradient: cotangent.total * gradient, gradients), None, None
 
     sums.defvjp(walk, backward)
     return sums

@@ -9,7 +9,7 @@ With an ``axis_name`` each device holds its share of the batch as anchors, while
 devices: mining and the reduction see the global batch. Loss sums and gradients add up over devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,43 +17,63 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from fgis.learning.memory import Memory, enqueue, recalled
 from fgis.learning.mining import relations
-from fgis.types import Batch, Key, LossSum, Objective, Reduction, TrainState
+from fgis.types import Batch, Comparison, Key, LossSum, Objective, Reduction, TrainState
 
 Apply = Callable[..., Float[Array, "b d"]]  # (params, features [b, ...], keys [b] or None) -> embeddings
 Step = Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+def init_state(params: Any, optimizer: optax.GradientTransformation, memory: Memory | tuple[()] = ()) -> TrainState:
+    """The state before the first step; ``memory`` is an empty one, or () for none."""
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), memory=memory)
 
 
 def make_loss(
-    apply: Apply, objective: Objective, reduction: Reduction, axis_name: str | None = None
-) -> Callable[[Any, Batch, Key | None], tuple[Float[Array, ""], LossSum]]:
-    """``loss(params, batch, key) -> (scalar, LossSum of the global batch)``; ``key=None`` switches dropout off.
+    apply: Apply,
+    objective: Objective,
+    reduction: Reduction,
+    axis_name: str | None = None,
+    warmup_steps: int = 0,
+) -> Callable[..., tuple[Float[Array, ""], tuple[LossSum, Any]]]:
+    """``loss(params, batch, key, step=0, memory=()) -> (scalar, (LossSum of the global batch, the next memory))``.
 
-    The gradient of the scalar with respect to ``params`` is this device's share: shares add up to the whole gradient.
+    ``key=None`` switches dropout off. What the loss itself has learned is the collection ``learned`` of ``params``, if
+    they are a mapping that has one. The gradient of the scalar with respect to ``params`` is this device's share:
+    shares add up to the whole gradient.
     """
 
-    def loss(params: Any, batch: Batch, key: Key | None) -> tuple[Float[Array, ""], LossSum]:
-        device = jax.lax.axis_index(axis_name) if axis_name else 0
-        dropout_keys, mining_key = None, jax.random.key(0)
-        if key is not None:
-            dropout_key, mining_key = jax.random.split(key)
-            # A key per place in the global batch: the dropout masks do not depend on how many devices share it.
-            places = device * len(batch.rows) + jnp.arange(len(batch.rows))
-            dropout_keys = jax.vmap(lambda place: jax.random.fold_in(dropout_key, place))(places)
-        embeddings = apply(params, batch.features, dropout_keys)
-        candidates, labels, rows = embeddings, batch.labels, batch.rows
+    def loss(
+        params: Any, batch: Batch, key: Key | None, step: Any = 0, memory: Memory | tuple[()] = ()
+    ) -> tuple[Float[Array, ""], tuple[LossSum, Any]]:
+        device, devices = (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)) if axis_name else (0, 1)
+        # A key per place in the global batch: nothing random depends on how many devices share it.
+        dropout_key, mining_key = jax.random.split(jax.random.key(0) if key is None else key)
+        places = device * len(batch.rows) + jnp.arange(len(batch.rows))
+        at_places = lambda key: jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
+        embeddings = apply(params, batch.features, None if key is None else at_places(dropout_key))
+        own = batch.labels, batch.rows, jnp.zeros_like(batch.labels) if batch.coarse is None else batch.coarse
+        candidates: Array = embeddings
+        known: tuple[Array, ...] = own
         if axis_name:
             gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True)
-            candidates, labels, rows = gather(embeddings), gather(batch.labels), gather(batch.rows)
-        positives, negatives = relations(batch.labels, batch.rows, labels, rows)
-        local = objective(jax.random.fold_in(mining_key, device), embeddings, candidates, positives, negatives)
-        sums = jax.tree.map(lambda x: _global_value(x, axis_name), local)
-        return reduction(sums), sums
+            candidates, known = gather(embeddings), tuple(gather(x) for x in own)
+        if isinstance(memory, Memory):
+            old = recalled(memory, step, warmup_steps)
+            memory = enqueue(memory, step, candidates, *known)
+            candidates = jnp.concatenate([candidates, old.embeddings.astype(candidates.dtype)])
+            known = tuple(jnp.concatenate(pair) for pair in zip(known, old[1:], strict=True))
+        (anchor_labels, anchor_rows, anchor_coarse), (labels, rows, coarse) = own, known
+        positives, negatives = relations(anchor_labels, anchor_rows, labels, rows)
+        seen = Comparison(
+            anchors=embeddings, candidates=candidates, labels=labels, rows=rows, positives=positives,
+            negatives=negatives, opposites=negatives & (anchor_coarse[:, None] != coarse[None, :]),
+            keys=at_places(mining_key), step=step, share=(device, devices),
+        )  # fmt: skip
+        learned = params.get("learned", {}) if isinstance(params, Mapping) else {}
+        sums = jax.tree.map(lambda x: _global_value(x, axis_name), objective(seen, learned))
+        return reduction(sums), (sums, memory)
 
     return loss
 
@@ -72,26 +92,31 @@ def make_train_step(
     reduction: Reduction,
     optimizer: optax.GradientTransformation,
     axis_name: str | None = None,
+    warmup_steps: int = 0,
 ) -> Step:
     """``step(state, batch, key) -> (state, metrics)``: one update on one (global) batch.
 
-    Metrics: ``loss``, ``active`` (share of valid triplets with a loss above 0), ``triplets`` (how many were valid) and
-    ``gradient_norm``. A batch without a valid triplet has loss 0 and leaves only the optimiser's own motion.
+    A state with a memory compares the batch with it too, from step ``warmup_steps`` on. Metrics: ``loss``, ``active``
+    (share of valid terms with a loss above 0), ``triplets`` (how many terms were valid) and ``gradient_norm``. A batch
+    without a valid term has loss 0 and leaves only the optimiser's own motion.
     """
-    loss = make_loss(apply, objective, reduction, axis_name)
+    loss = make_loss(apply, objective, reduction, axis_name, warmup_steps)
 
     def step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, dict[str, Array]]:
-        (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+        (value, (sums, memory)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, batch, key, state.step, state.memory
+        )
         if axis_name:
             gradient = jax.lax.psum(gradient, axis_name)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        valid = jnp.sum(sums.valid)
         metrics = {
             "loss": value,
-            "active": sums.active / jnp.where(sums.valid > 0, sums.valid, 1.0),
-            "triplets": sums.valid,
+            "active": jnp.sum(sums.active) / jnp.where(valid > 0, valid, 1.0),
+            "triplets": valid,
             "gradient_norm": optax.tree.norm(gradient),
         }
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, memory), metrics
 
     return step

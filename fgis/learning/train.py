@@ -27,7 +27,14 @@ class Runs(NamedTuple):
 
     seeds: Int[Array, " r"]
     pools: Any  # what each run samples from: its class table, or its triplets
-    starts: Any = ()  # variables that the heads take from the features they may see, without labels
+    starts: Any = ()  # what the runs begin with that depends on the images they may see
+
+
+class Known(NamedTuple):
+    """The labels of all images on the device: 0 ≤ label < classes, and the coarse ones where there are any."""
+
+    labels: Int[Array, " n"]
+    coarse: Int[Array, " n"] | None
 
 
 class Validation(NamedTuple):
@@ -44,6 +51,7 @@ class Recipe(NamedTuple):
     sample: Callable[[Any, Any, Any], Array]  # (pool, seed, step) -> rows [b]
     step: Step
     validation: Validation | None = None
+    diagnose: Callable[..., dict[str, Array]] | None = None  # (params, last batch) -> scalars, at every record
 
 
 def train(
@@ -54,6 +62,7 @@ def train(
     *,
     steps: int,
     record_every: int,
+    coarse: Int[np.ndarray, " n"] | None = None,
     state: TrainState | None = None,
     on_record: Callable[[int, TrainState, Metrics], None] = lambda step, state, metrics: None,
     together: bool | None = None,
@@ -61,30 +70,40 @@ def train(
     """Trains all runs up to ``steps`` and returns their states, stacked.
 
     ``features`` are resident on the device, or a function that fetches rows (streamed with prefetch); the rows of a
-    given (seed, step) are the same. ``on_record(step, state, metrics)`` is called every ``record_every`` steps and at
-    the end, with the per-step metrics [steps since the last record, r] and, where the recipe validates,
-    ``validation_loss`` [1, r]. ``state`` resumes, and is given up to the device (donated). ``together``: by ``vmap``,
-    or run after run inside one program. Without it ``vmap`` on accelerators, where a batch of small products fills
-    the device, and in turn on a CPU, whose cores one run fills and whose caches many leave.
+    given (seed, step) are the same. ``labels`` and ``coarse`` may be any integers; losses see them as 0, 1, 2, ... in
+    ascending order. ``on_record(step, state, metrics)`` is called every ``record_every`` steps and at the end, with the
+    per-step metrics [steps since the last record, r] and, where the recipe has them, ``validation_loss`` and the
+    diagnostics of the last batch, [1, r] each. ``state`` resumes, and is given up to the device (donated).
+    ``together``: by ``vmap``, or run after run inside one program. Without it ``vmap`` on accelerators, where a batch
+    of small products fills the device, and in turn on a CPU, whose cores one run fills and whose caches many leave.
     """
     together = jax.default_backend() != "cpu" if together is None else together
     state = init_states(recipe, runs) if state is None else state
-    on_device = jnp.asarray(labels, jnp.int32)
+    known = Known(_dense(labels), None if coarse is None else _dense(coarse))
     start = int(state.step[0])
     while start < steps:
         stop = min(start - start % record_every + record_every, steps)
         if callable(features):
-            state, log = _streamed_chunk(recipe, state, runs, features, on_device, start, stop, together)
+            state, log = _streamed_chunk(recipe, state, runs, features, known, start, stop, together)
         else:
             bounds = jnp.int32(start), jnp.int32(stop)
-            state, log = _chunk(recipe, state, runs, features, on_device, *bounds, record_every, together)
+            state, log = _chunk(recipe, state, runs, features, known, *bounds, record_every, together)
         metrics = {name: np.asarray(values)[:, : stop - start].T for name, values in log.items()}
         if recipe.validation is not None:
-            losses = _validate(recipe.validation, state.params, runs, features, on_device, together)
+            losses = _validate(recipe.validation, state.params, runs, features, known, together)
             metrics["validation_loss"] = np.asarray(losses)[None]
+        if recipe.diagnose is not None:
+            found = _diagnose(
+                recipe, recipe.diagnose, state.params, runs, features, known, jnp.int32(stop - 1), together
+            )
+            metrics |= {name: np.asarray(values)[None] for name, values in found.items()}
         on_record(stop, state, metrics)
         start = stop
     return state
+
+
+def _dense(labels: Int[np.ndarray, " n"]) -> Int[Array, " n"]:
+    return jnp.asarray(np.unique(labels, return_inverse=True)[1], jnp.int32)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -99,13 +118,20 @@ def _over_runs(function: Callable, together: bool, *stacked: Any) -> Any:
 
 
 @jax.jit
-def _take(features: Array, labels: Array, rows: Array) -> Batch:
-    return Batch(features[jnp.maximum(rows, 0)], labels[jnp.maximum(rows, 0)], rows)
+def _take(features: Array, known: Known, rows: Array) -> Batch:
+    index = jnp.maximum(rows, 0)
+    labels, coarse = jax.tree.map(lambda x: x[index], known)
+    return Batch(features[index], labels, rows, coarse)
 
 
-def _fetch_batch(fetch: Fetch, labels: Array, rows: Array) -> Batch:
+def _fetch_batch(fetch: Fetch, known: Known, rows: Array) -> Batch:
     index = np.maximum(np.asarray(rows), 0)
-    return Batch(jnp.asarray(fetch(index)), labels[index], rows)
+    labels, coarse = jax.tree.map(lambda x: x[index], known)
+    return Batch(jnp.asarray(fetch(index)), labels, rows, coarse)
+
+
+def _batch(features: Array | Fetch, known: Known, rows: Array) -> Batch:
+    return _fetch_batch(features, known, rows) if callable(features) else _take(features, known, rows)
 
 
 def _one_step(recipe: Recipe, state: TrainState, batch: Batch, seed: Array, step: Any) -> tuple[TrainState, Any]:
@@ -114,14 +140,14 @@ def _one_step(recipe: Recipe, state: TrainState, batch: Batch, seed: Array, step
 
 @partial(jax.jit, static_argnums=(0, 7, 8), donate_argnums=1)
 def _chunk(
-    recipe: Recipe, state: TrainState, runs: Runs, features: Array, labels: Array, start: Array, stop: Array,
+    recipe: Recipe, state: TrainState, runs: Runs, features: Array, known: Known, start: Array, stop: Array,
     record_every: int, together: bool,
 ) -> tuple[TrainState, dict[str, Array]]:  # fmt: skip
     """Steps [start, stop) of all runs; the bounds are data, so that chunks of any length share one compilation."""
 
     def one_run(state: TrainState, seed: Array, pool: Any) -> tuple[TrainState, Any]:
         def one_step(state: TrainState, step: Array) -> tuple[TrainState, Any]:
-            batch = _take(features, labels, recipe.sample(pool, seed, step))
+            batch = _take(features, known, recipe.sample(pool, seed, step))
             return _one_step(recipe, state, batch, seed, step)
 
         def body(step: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
@@ -136,12 +162,12 @@ def _chunk(
 
 
 def _streamed_chunk(
-    recipe: Recipe, state: TrainState, runs: Runs, fetch: Fetch, labels: Array, start: int, stop: int, together: bool
+    recipe: Recipe, state: TrainState, runs: Runs, fetch: Fetch, known: Known, start: int, stop: int, together: bool
 ) -> tuple[TrainState, dict[str, Array]]:
     """The same, one step per call, while a thread fetches the rows of the next ones."""
 
     def load(step: int) -> Batch:
-        return _fetch_batch(fetch, labels, _sample(recipe, runs, jnp.int32(step)))
+        return _fetch_batch(fetch, known, _sample(recipe, runs, jnp.int32(step)))
 
     log = []
     for step, batch in zip(range(start, stop), _prefetch(load, start, stop), strict=True):
@@ -172,10 +198,9 @@ def _prefetch(load: Callable[[int], Batch], start: int, stop: int, ahead: int = 
 
 
 def _validate(
-    validation: Validation, params: Any, runs: Runs, features: Array | Fetch, labels: Array, together: bool
+    validation: Validation, params: Any, runs: Runs, features: Array | Fetch, known: Known, together: bool
 ) -> Float[Array, " r"]:
-    rows = _validation_rows(validation, runs)
-    batch = _fetch_batch(features, labels, rows) if callable(features) else _take(features, labels, rows)
+    batch = _batch(features, known, _validation_rows(validation, runs))
     return _validation_losses(validation, params, batch, together)
 
 
@@ -187,3 +212,16 @@ def _validation_rows(validation: Validation, runs: Runs) -> Int[Array, "r v"]:
 @partial(jax.jit, static_argnums=(0, 3))
 def _validation_losses(validation: Validation, params: Any, batch: Batch, together: bool) -> Float[Array, " r"]:
     return _over_runs(validation.loss, together, params, batch)
+
+
+def _diagnose(
+    recipe: Recipe, diagnose: Callable, params: Any, runs: Runs, features: Array | Fetch, known: Known, step: Array,
+    together: bool,
+) -> dict[str, Float[Array, " r"]]:  # fmt: skip
+    batch = _batch(features, known, _sample(recipe, runs, step))
+    return _diagnoses(diagnose, params, batch, together)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _diagnoses(diagnose: Callable, params: Any, batch: Batch, together: bool) -> dict[str, Float[Array, " r"]]:
+    return _over_runs(diagnose, together, params, batch)

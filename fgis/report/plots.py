@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 
 from fgis.types import RunPlan
 
-CURVES = {"loss": "training loss", "active": "active triplets (share)", "validation_loss": "validation loss"}
+CURVES = {
+    "loss": "training loss",
+    "validation_loss": "validation loss",
+    "active": "active terms of the loss (share)",
+    "positive_distance": "distance to positives",
+    "negative_distance": "distance to negatives",
+    "effective_rank": "effective rank of the embeddings",
+    "dead_units": "dead dimensions (share)",
+}
+COLUMNS = 3
 
 
 def curves(history: Sequence[Mapping[str, Any]], plans: Sequence[RunPlan]) -> str:
@@ -21,8 +30,12 @@ def curves(history: Sequence[Mapping[str, Any]], plans: Sequence[RunPlan]) -> st
     groups = {"all objects": [r for r, plan in enumerate(plans) if plan.fold < 0]}
     groups["folds"] = [r for r, plan in enumerate(plans) if plan.fold >= 0]
     steps = [record["step"] for record in history]
-    figure = Figure(figsize=(4.2 * len(names), 2.8), layout="constrained")
-    for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
+    lines = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(4.2 * COLUMNS, 2.8 * lines), layout="constrained")
+    places = np.ravel(figure.subplots(lines, COLUMNS))
+    for axes in places[len(names) :]:
+        axes.remove()
+    for axes, name in zip(places, names, strict=False):
         table = np.array([record[name] for record in history], float)
         for label, runs in groups.items():
             if runs:
@@ -31,7 +44,7 @@ def curves(history: Sequence[Mapping[str, Any]], plans: Sequence[RunPlan]) -> st
         axes.set(xlabel="step", title=CURVES[name])
         axes.set_ylim(bottom=min(0, np.nanmin(table)))
         axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    places[0].legend(frameon=False)
     return to_svg(figure)
 
 

@@ -26,6 +26,7 @@ def html(
         config=config,
         runs=len(plans),
         tables=summary.tables(report),
+        warning=summary.warning(report),
         curves=plots.curves(history, plans),
         answers=answers,
         choices=_choices(config),

@@ -1,6 +1,6 @@
 """The table of a report, as rows of text: one for the terminal, the HTML page and the README alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -49,9 +49,31 @@ def tables(report: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
     return found
 
 
+def collapsed(history: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The runs whose embeddings were nearly one point or one line at the last record."""
+    flags = history[-1].get("collapsed", []) if history else []
+    return [run for run, flag in enumerate(flags) if flag]
+
+
+def warning(report: Mapping[str, Any]) -> str:
+    """What is to be said of collapsed runs, or nothing."""
+    runs = report.get("collapsed", [])
+    if not runs:
+        return ""
+    config = report["config"]
+    named = ", ".join(f"seed {seed}" + (f" fold {fold}" if fold >= 0 else "") for seed, fold in runs[:6])
+    return (
+        f"COLLAPSED: {len(runs)} runs ({named}{', ...' if len(runs) > 6 else ''}) ended with embeddings that are "
+        "nearly one point or one line; their figures say nothing about the features. They had the miner "
+        f"{config['miner']['name']} and the loss {config['loss']['name']}: take easier negatives (semi_hard, "
+        "distance_weighted) or a lower learning rate."
+    )
+
+
 def text(report: Mapping[str, Any]) -> str:
     """The tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
-    parts = [
+    parts = [f"{warning(report)}\n"] if warning(report) else []
+    parts += [
         f"{title}\n{tabulate(rows, header, tablefmt='simple', disable_numparse=True)}\n"
         for title, header, rows in tables(report)
     ]

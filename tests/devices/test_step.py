@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fgis.distances import DISTANCES
-from fgis.learning import heads, losses, mining, objectives
+from fgis.learning import heads, losses, mining, objectives, pair_losses
+from fgis.learning.memory import empty_memory
 from fgis.learning.step import init_state, make_train_step
 from fgis.types import Batch
 
@@ -30,6 +31,26 @@ OBJECTIVES = {
         objectives.summed(mining.all_negatives, partial(losses.triplet_loss, margin=0.3), DISTANCES["euclidean"]),
         losses.mean,
     ),
+    "distance_weighted, margin": (
+        objectives.mined(
+            partial(mining.distance_weighted, dimensions=8),
+            losses.margin_loss,
+            DISTANCES["unit_euclidean"],
+        ),
+        losses.mean_active,
+    ),
+    "random_negatives": (
+        objectives.mined(mining.random_negatives, losses.soft_margin, DISTANCES["euclidean"]),
+        losses.mean,
+    ),
+    "sup_con": (objectives.paired(pair_losses.sup_con, DISTANCES["cosine"]), losses.mean),
+    "contrastive": (objectives.paired(pair_losses.contrastive, DISTANCES["cosine"]), losses.mean),
+    "opposites": (objectives.paired(pair_losses.opposites, DISTANCES["cosine"], graded=True), losses.mean),
+    "proxy_anchor": (objectives.proxied(pair_losses.proxy_anchor, DISTANCES["cosine"]), losses.mean),
+    "batch_hard, memory": (
+        objectives.mined(mining.batch_hard, losses.soft_margin, DISTANCES["euclidean"]),
+        losses.mean,
+    ),
     "published": (objectives.given(losses.difference, DISTANCES["euclidean"]), losses.hinge_of_mean),
 }
 HEAD = heads.EmbeddingHead(widths=(16, 8), dropouts=(0.3,))
@@ -40,7 +61,17 @@ def data():
     labels = np.repeat(np.arange(12), 4)[rng.permutation(48)]
     rows = np.arange(48)
     rows[45:] = -1
-    return Batch(*(jnp.asarray(x) for x in (rng.random((48, 10), np.float32), labels, rows)))
+    return Batch(*(jnp.asarray(x) for x in (rng.random((48, 10), np.float32), labels, rows, labels % 3)))
+
+
+def start(name):
+    """Parameters of the head and, where the loss has some, of the loss; a memory for the row that has one."""
+    params = heads.init_head(HEAD, jax.random.key(0), (10,))
+    if "margin" in name:
+        params["learned"] = {"beta": jnp.float32(1.0)}
+    if "proxy" in name:
+        params["learned"] = {"proxies": jax.random.normal(jax.random.key(1), (12, 8))}
+    return params, empty_memory(100, 8) if "memory" in name else ()
 
 
 def five_steps(name, how, devices):
@@ -50,7 +81,8 @@ def five_steps(name, how, devices):
     step = make_train_step(HEAD.apply, objective, reduction, optimizer, axis_name=axis)
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     batch = data()
-    state = init_state(heads.init_head(HEAD, jax.random.key(0), (10,)), optimizer)
+    params, memory = start(name)
+    state = init_state(params, optimizer, memory)
     if how == "jit":
         step = jax.jit(step)
         batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
@@ -69,14 +101,13 @@ def five_steps(name, how, devices):
     for i in range(5):
         state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(7), i))
         history.append(jax.tree.map(float, metrics))
-    return jax.tree.map(np.asarray, state.params), history
+    return jax.tree.map(np.asarray, (state.params, state.memory)), history
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_way_of_running_the_step_gives_the_same_parameters(name):
     params, history = five_steps(name, "jit", 1)
-    start = heads.init_head(HEAD, jax.random.key(0), (10,))
-    assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (params, start)), strict=True)) > 1e-3
+    assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (params, start(name))), strict=True)) > 1e-3
     for how in ("jit", "pmap", "shard_map"):
         for devices in (1, 4):
             other, other_history = five_steps(name, how, devices)

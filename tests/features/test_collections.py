@@ -1,10 +1,12 @@
 """Listings by hand on small trees, decoding of every kind of file, and the errors of each collection."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from fgis.features.collections import COLLECTIONS, load_collection, read_image
+from fgis.features.collections import COLLECTIONS, fingerprint, load_collection, read_image
 from fgis.types import UserError
 
 RED, BLUE = (200, 10, 20), (20, 10, 200)
@@ -24,6 +26,7 @@ def test_folder(tmp_path):
     assert found.image_ids.tolist() == ["a/deep/er.PNG", "b/1.png", "b/2.png", "c c/x.png"]
     assert found.labels.tolist() == [0, 1, 1, 2]
     assert found.labels.dtype == np.int64
+    assert found.coarse is None
 
 
 def test_folder_refuses_what_it_would_leave_out(tmp_path):
@@ -41,6 +44,7 @@ def test_ukbench(tmp_path, under):
     found = load_collection("ukbench", str(tmp_path))
     assert [i.split("ukbench")[1] for i in found.image_ids] == ["00003.JPG", "00004.jpg", "00009.jpeg", "00010.jpg"]
     assert found.labels.tolist() == [0, 1, 2, 2]
+    assert found.coarse is None
     assert [found.read(row).getpixel((0, 0))[0] for row in range(4)] == pytest.approx([3, 4, 9, 10], abs=2)
 
 
@@ -51,11 +55,16 @@ def test_grocerystore(tmp_path):
     found = load_collection("grocerystore", str(tmp_path))
     assert found.image_ids.tolist() == ["train/a, b.jpg", "train/c.jpg", "test/d.jpg"]
     assert found.labels.tolist() == [7, 0, 80]
+    assert found.coarse.tolist() == [3, 0, 42]
+    assert found.coarse.dtype == np.int64
     (tmp_path / "val.txt").write_text("val/e.jpg, 1, 1\nval/f.jpg, apple\n")
     with pytest.raises(UserError, match=r"val.txt:2: found 'val/f.jpg, apple'"):
         load_collection("grocerystore", str(tmp_path))
     (tmp_path / "val.txt").unlink()
     with pytest.raises(UserError, match=r"has no val.txt"):
+        load_collection("grocerystore", str(tmp_path))
+    (tmp_path / "val.txt").write_text("val/e.jpg, 7, 4\n")
+    with pytest.raises(UserError, match=r"label '7' has coarse labels '3' \(image 'train/a, b.jpg'\) and '4'"):
         load_collection("grocerystore", str(tmp_path))
 
 
@@ -65,6 +74,8 @@ def test_grocerystore(tmp_path):
         ("path,label\na.png,5\n\n./b/c.png,-2\n", [5, -2]),  # header, integers as they are
         ("a.png,pear\r\nb/c.png, apple \r\n", [1, 0]),  # names in sorted order
         ("\ufeffa.png,1\nb/c.png,x\n", [0, 1]),  # one name makes all of them names
+        (f"a.png,{2**63 - 1}\nb/c.png,-{2**63 - 1}\n", [2**63 - 1, 1 - 2**63]),
+        (f"a.png,{2**63}\nb/c.png,1\n", [1, 0]),  # a number too large for 64 bits is a name
     ],
 )
 def test_csv(tmp_path, text, labels):
@@ -73,16 +84,57 @@ def test_csv(tmp_path, text, labels):
     found = load_collection("csv", str(tmp_path / "list.csv"))
     assert found.image_ids.tolist() == ["a.png", "b/c.png"]
     assert found.labels.tolist() == labels
+    assert found.coarse is None
     assert found.read(0).getpixel((0, 0)) == BLUE
     with pytest.raises(FileNotFoundError):
         found.read(1)
 
 
 @pytest.mark.parametrize(
+    ("text", "labels", "coarse"),
+    [
+        ("Path,Label,Coarse\na,5,9\nb,-2,-7\n\nc,+5,09\n", [5, -2, 5], [9, -7, 9]),  # each spelling of a number
+        ("a,kiwi,fruit\nb,pear, fruit\nc,cup,dish\n", [1, 2, 0], [1, 1, 0]),  # each column in its own sorted order
+        ("a,7,fruit\nb,3,dish\nc,3,dish\n", [7, 3, 3], [1, 0, 0]),
+        ("path,label,other\na,x,1\nb,x,1\n", [0, 1, 1], [1, 0, 0]),  # no header: an image called path
+    ],
+)
+def test_csv_with_coarse_labels(tmp_path, text, labels, coarse):
+    (tmp_path / "list.csv").write_text(text)
+    found = load_collection("csv", str(tmp_path / "list.csv"))
+    assert found.labels.tolist() == labels
+    assert found.coarse.tolist() == coarse
+    assert found.coarse.dtype == np.int64
+
+
+def test_fingerprint_tells_collections_apart(tmp_path):
+    (tmp_path / "list.csv").write_text("a,3,1\nb,4,1\n")
+    found = load_collection("csv", str(tmp_path / "list.csv"))
+    others = [
+        found._replace(coarse=None), found._replace(coarse=found.coarse + 1), found._replace(labels=found.labels + 1),
+        found._replace(image_ids=found.image_ids[::-1]), found._replace(coarse=found.labels, labels=found.coarse),
+    ]  # fmt: skip
+    assert len({fingerprint(other) for other in [found, *others]}) == 6
+    # without coarse labels it is what files of collections without them have always recorded
+    assert fingerprint(others[0]) == hashlib.sha256(b'[["a", 3], ["b", 4]]').hexdigest()
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a.png,1\nb.png\n", r"list.csv:2: found 'b.png'"),
-        ("a.png,1,2\n", r"list.csv:1: found 'a.png,1,2'"),
+        ("a.png\n", r"list.csv:1: found 'a.png'; write 'path,label' or 'path,label,coarse', the same in every line"),
+        ("a.png,1,2,3\n", r"list.csv:1: found 'a.png,1,2,3'"),
+        ("a.png,1,2\nb.png,1\n", r"list.csv:2: found 'b.png,1'"),
+        ("path,label\na.png,1,2\n", r"list.csv:2: found 'a.png,1,2'"),
+        ("path,label,coarse\na.png,1\n", r"list.csv:2: found 'a.png,1'"),
+        ("a.png,1,2\nb.png,2,\n", r"list.csv:2: found 'b.png,2,'"),
+        ("path,label,coarse\n", "no line in"),
+        (
+            "a,cup,dish\nb,pear,fruit\nc,cup,toy\n",
+            r"in .*list.csv, label 'cup' has coarse labels 'dish' \(image 'a'\) and 'toy' \(image 'c'\); give all",
+        ),
+        ("a,1,5\nb,01,6\n", r"label '01' has coarse labels '5' .* and '6'"),  # the same number
         ("a.png,1\nb.png,\n", r"list.csv:2"),
         ("path,label\n", "no line in"),
         ("a.png,1\nb.png,2\na.png,1\n", "'a.png' is listed twice"),
@@ -91,8 +143,9 @@ def test_csv(tmp_path, text, labels):
 )
 def test_csv_errors(tmp_path, text, message):
     (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         load_collection("csv", str(tmp_path / "list.csv"))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)

@@ -78,7 +78,10 @@ def test_extraction_keeps_order_and_pads_the_last_batch(ten, tmp_path, stand_in)
     assert read.features.tolist() == [[20 * i, i, 0] for i in range(10)]
     assert read.image_ids.tolist() == [f"class{i // 5}/{i}.png" for i in range(10)]
     assert read.labels.tolist() == [0] * 5 + [1] * 5
+    assert read.coarse is None
     assert read.source["collection"] == "folder"
+    with h5py.File(path) as file:
+        assert sorted(file) == ["features", "image_ids", "labels"]
     assert stand_in == [[(4, 32, 40, 3)]] * 3  # one shape only, so one compilation
     assert seen == [(4, 10), (8, 10), (10, 10)]
     assert done[:4] == (path, 10, (), 0)
@@ -166,7 +169,7 @@ def test_finished_work_is_left_alone(ten, tmp_path, stand_in):
     assert not stand_in
     with pytest.raises(UserError, match=r"config.features.pooling: 'max', but .*x.h5 holds 'avg'"):
         extract(collection, str(path), **SETTINGS, pooling="max")
-    with pytest.raises(UserError, match="its 10 images are not those"):
+    with pytest.raises(UserError, match="its 10 images or labels are not those"):
         extract(collection._replace(labels=collection.labels + 1), str(path), **SETTINGS)
     assert path.stat().st_mtime_ns == before
 
@@ -191,6 +194,43 @@ def test_bad_images(ten, tmp_path, stand_in):
     assert extract(collection, str(path), **SETTINGS, on_bad_image="skip").skipped == done.skipped
     with pytest.raises(UserError, match=r"'class0/1.png' cannot be used \(left out of"):
         extract(collection, str(path), **SETTINGS)
+
+
+def with_coarse(ten):
+    """The ten images as labels 8 (0..4), 3 (5, 6) and 5 (7..9); the last two labels are one coarse class."""
+    groups = [(8, 4)] * 5 + [(3, 6)] * 2 + [(5, 6)] * 3
+    lines = [f"class{i // 5}/{i}.png,{label},{coarse}\n" for i, (label, coarse) in enumerate(groups)]
+    (ten / "list.csv").write_text("".join(lines))
+    return load_collection("csv", str(ten / "list.csv"))
+
+
+def test_coarse_labels_reach_the_file(ten, tmp_path, stand_in):
+    for name in ("class0/1.png", "class1/8.png"):
+        (ten / name).write_text("no image")
+    collection, whole, path = with_coarse(ten), tmp_path / "whole.h5", tmp_path / "x.h5"
+    extract(collection, str(whole), **SETTINGS, on_bad_image="skip")
+    read = load_features(str(whole))
+    assert read.features[:, 1].tolist() == [0, 2, 3, 4, 5, 6, 7, 9]
+    assert read.labels.tolist() == [8, 8, 8, 8, 3, 3, 5, 5]
+    assert read.coarse.tolist() == [4, 4, 4, 4, 6, 6, 6, 6]
+    with h5py.File(whole) as file:
+        assert (file["coarse"].dtype, file["coarse"].shape) == (np.int64, (8,))
+    interrupt_after(collection, path, rows=8, on_bad_image="skip")
+    assert extract(collection, str(path), **SETTINGS, on_bad_image="skip").resumed == 8
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_other_coarse_labels_are_other_work(ten, tmp_path, stand_in):
+    collection, path = with_coarse(ten), tmp_path / "x.h5"
+    others = [collection._replace(coarse=None), collection._replace(coarse=collection.coarse + 1)]
+    interrupt_after(collection, path, rows=4)
+    for other in others:
+        with pytest.raises(UserError, match="collection_sha256"):
+            extract(other, str(path), **SETTINGS)
+    assert extract(collection, str(path), **SETTINGS).resumed == 4
+    for other in others:
+        with pytest.raises(UserError, match="its 10 images or labels are not those"):
+            extract(other, str(path), **SETTINGS)
 
 
 def test_resumed_run_may_not_inherit_a_bad_image(ten, tmp_path, stand_in):

@@ -55,6 +55,36 @@ def test_round_trip(tmp_path, dtype):
         load_features(path, ("mask",))
 
 
+def test_coarse_labels(tmp_path):
+    path, coarse = str(tmp_path / "x.h5"), np.array([7, 7, -2, -2, 7], np.int16)
+    write_features(path, example()._replace(coarse=coarse), {"mask": np.arange(5)})
+    for read in (load_features(path), load_features(path, ("mask",)), open_rows(path)):
+        assert read.labels.tolist() == [0, 0, 1, 1, 2]
+        assert read.coarse.tolist() == [7, 7, -2, -2, 7]
+        assert read.coarse.dtype == np.int64
+    with h5py.File(path) as file:
+        assert file["coarse"].dtype == np.int64
+    write_features(path, example())
+    assert load_features(path).coarse is None
+    assert open_rows(path).coarse is None
+    with h5py.File(path, "a") as file:
+        file["coarse"] = coarse
+    assert load_features(path).coarse.dtype == np.int64
+    with h5py.File(path, "a") as file:
+        del file["coarse"]
+        file.create_group("coarse")
+    with pytest.raises(UserError, match="coarse is a group; store one integer for each of 5 images"):
+        open_rows(path)
+
+
+def test_find_split():
+    labels = np.array([5, -1, 5, 9, -1, 9])
+    assert store.find_split(labels, np.array([1, 2, 1, 1, 2, 1])) is None
+    assert store.find_split(labels, np.array([1, 2, 1, 1, 0, 1])) == (1, 4)
+    assert store.find_split(labels, np.array([1, 2, 1, 0, 0, 1])) == (1, 4)  # the first row that disagrees
+    assert store.find_split(labels, labels) is None
+
+
 def test_same_content_same_bytes(tmp_path):
     write_features(str(tmp_path / "a"), example())
     time.sleep(1.1)  # HDF5 can record times, in whole seconds
@@ -83,6 +113,7 @@ def test_published_file(tmp_path):
     assert read.features.dtype == np.float32
     assert read.image_ids.tolist() == ["a", "b", "c"]
     assert read.labels.tolist() == [0, 0, 7]
+    assert read.coarse is None
     check_features(read, path, {"backbone": "vgg16", "image_size": (299, 299)})  # not recorded, so not refused
 
 
@@ -138,6 +169,14 @@ def test_too_few_rows_are_no_file(tmp_path):
         (dict(features=np.eye(3, dtype=int)), r"features are int64"),
         (dict(labels=np.ones(3)), r"labels float64"),
         (dict(image_ids=[b"a", b"b", b"a"]), r"'a' stands in several rows"),
+        (dict(coarse=np.arange(4)), r"coarse is int64 \(4,\); store one integer for each of 3 images"),
+        (dict(coarse=np.zeros((3, 1), int)), r"coarse is int64 \(3, 1\)"),
+        (dict(coarse=np.ones(3)), r"coarse is float64 \(3,\)"),
+        (dict(coarse=np.array([b"a", b"a", b"b"])), r"coarse is \|S1 \(3,\)"),
+        (
+            dict(labels=np.array([7, 0, 7]), coarse=np.array([4, 4, 5])),
+            r"label 7 has coarse labels 4 \(row 0\) and 5 \(row 2\); give all images of a label the same one",
+        ),
         (dict(features=np.array([[0.0], [np.inf], [np.nan]])), r"row 1 \(image 'b'\)"),
     ],
 )
@@ -189,6 +228,7 @@ def test_bundled_features():
     assert read.features.dtype == np.float16
     assert read.labels.tolist() == [number // 4 for number in range(1000)]
     assert read.image_ids[157] == "ukbench00157.jpg"
+    assert read.coarse is None
     expected = {**SOURCE, "collection": "ukbench"}
     check_features(read, "", expected)
     with pytest.raises(UserError, match="the bundled features"):

@@ -51,6 +51,94 @@ def test_pk_draws_from_the_rows_of_its_run_alone():
     assert set(np.unique(rows[1])) == set(range(12))
 
 
+def test_uniform_epochs_walk_all_images_of_the_run_in_a_new_order():
+    for rows in (np.arange(12), np.array([0, 2, 3, 4, 6, 10, 11])):
+        steps = -(-len(rows) // 5)
+        epochs = [
+            np.concatenate([sampling.sample_uniform(table(rows), 3, epoch * steps + s, batch=5) for s in range(steps)])
+            for epoch in range(3)
+        ]
+        for epoch in epochs:
+            assert sorted(epoch[: len(rows)]) == rows.tolist()
+            assert epoch[len(rows) :].tolist() == epoch[: 5 * steps - len(rows)].tolist()
+        assert (epochs[0] != epochs[1]).any()
+        assert (epochs[1] != epochs[2]).any()
+
+
+def test_uniform_pads_where_there_are_fewer_images_than_a_batch():
+    rows = np.asarray(sampling.sample_uniform(table(np.array([0, 4, 5, 6, 7])), 1, 9, batch=7))
+    assert sorted(rows[:5]) == [0, 4, 5, 6, 7]
+    assert rows[5:].tolist() == [-1, -1]
+
+
+def test_balanced_draws_classes_alike_and_then_their_images():
+    rows = np.asarray(sampling.sample_balanced(table(), 0, 3, batch=40_000))
+    for row, label in enumerate(LABELS):
+        assert (rows == row).mean() == pytest.approx(1 / 4 / (label == LABELS).sum(), abs=0.006)
+    rows = np.asarray(
+        sampling.sample_balanced(table(np.array([9, 3, 0, 2, 11])), 0, 3, batch=20_000)
+    )  # labels 2 2 5 5 4
+    found, counts = np.unique(rows, return_counts=True)
+    assert found.tolist() == [0, 2, 3, 9, 11]
+    np.testing.assert_allclose(counts / 20_000, [1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 3], atol=0.012)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_frequency_draws_distinct_classes_by_a_power_of_their_images(power):
+    sample = partial(sampling.sample_frequency, table(), 5, classes=2, per_class=1, power=power)
+    drawn = LABELS[np.asarray(jax.vmap(sample)(jnp.arange(20_000)))]
+    weight = {2: 3.0**power, 4: 2.0**power, 5: 3.0**power, 9: 4.0**power}
+    for one in weight:
+        for other in weight:
+            # one first, then the other among those that are left
+            chance = weight[one] / sum(weight.values())
+            chance *= weight[other] / (sum(weight.values()) - weight[one]) if other != one else 0
+            assert (drawn == [one, other]).all(axis=1).mean() == pytest.approx(chance, abs=0.01)
+
+
+def test_frequency_takes_the_images_of_a_class_as_pk_does():
+    rows = np.asarray(sampling.sample_frequency(table(), 0, 1, classes=4, per_class=5)).reshape(4, 5)
+    assert set(LABELS[rows[:, 0]]) == {2, 4, 5, 9}
+    for own in rows:
+        images = (LABELS[own[0]] == LABELS).sum()
+        assert (LABELS[own] == LABELS[own[0]]).all()
+        assert len(set(own[:images])) == min(images, 5)
+        assert (own[images:] == own[: 5 - images]).all()
+    # Each image of a class is as likely as any other.
+    drawn = jax.vmap(lambda step: sampling.sample_frequency(table(), 0, step, classes=4, per_class=1))(jnp.arange(8000))
+    counts = np.bincount(np.asarray(drawn).ravel(), minlength=12) / 8000
+    np.testing.assert_allclose(counts, [1 / (label == LABELS).sum() for label in LABELS], atol=0.03)
+
+
+def test_frequency_pads_where_there_are_fewer_classes_than_p():
+    rows = np.asarray(sampling.sample_frequency(table(np.array([0, 1, 5, 6])), 0, 7, 5, 2)).reshape(5, 2)
+    assert (rows[2:] == -1).all()
+    assert set(LABELS[rows[:2, 0]]) == {5, 9}
+
+
+TABLE_SAMPLERS = {
+    "pk": dict(classes=2, per_class=2),
+    "uniform": dict(batch=4),
+    "balanced": dict(batch=4),
+    "frequency": dict(classes=2, per_class=2),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_SAMPLERS)
+def test_runs_can_be_stacked_and_draw_from_their_own_rows_alone(name):
+    allowed = np.array([0, 2, 3, 4, 10, 11])
+    pools = [sampling.POOLS[name](LABELS, rows, 0, LABELS // 5) for rows in (allowed, np.arange(12), np.arange(0))]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *pools)
+    sample = partial(sampling.SAMPLERS[name], **TABLE_SAMPLERS[name])
+    steps = jnp.arange(60)
+    every = jax.jit(jax.vmap(lambda pool, seed: jax.vmap(lambda step: sample(pool, seed, step))(steps)))
+    rows = np.asarray(every(stacked, jnp.array([1, 2, 3])))
+    assert set(np.unique(rows[0])) == set(allowed.tolist())
+    assert set(np.unique(rows[1])) == set(range(12))
+    assert (rows[2] == -1).all()  # nothing to draw from
+    assert (rows[1, 7] == sample(pools[1], 2, 7)).all()
+
+
 def triplets(seed=0, n=20, rows=None):
     return jnp.asarray(sampling.draw_published_triplets(LABELS, np.arange(12) if rows is None else rows, seed, n))
 
@@ -58,7 +146,10 @@ def triplets(seed=0, n=20, rows=None):
 def test_samplers_are_functions_of_seed_and_step():
     pk = partial(sampling.sample_pk, table(), classes=2, per_class=2)
     published = partial(sampling.sample_published, triplets(), batch=4)
-    for sample in (pk, published):
+    uniform = partial(sampling.sample_uniform, table(), batch=4)
+    balanced = partial(sampling.sample_balanced, table(), batch=4)
+    frequency = partial(sampling.sample_frequency, table(), classes=2, per_class=2)
+    for sample in (pk, published, uniform, balanced, frequency):
         one = sample(1, 5)
         assert (one == jax.jit(sample)(1, 5)).all()
         assert (one != sample(1, 6)).any()
@@ -78,6 +169,12 @@ def test_published_triplets_take_first_last_and_first_images():
     for label, images in ((2, 3), (4, 2), (5, 3), (9, 4)):
         assert abs((anchors == label).mean() - images / 12) < 0.03
     assert abs((anchors == LABELS[drawn[:, 2]]).mean() - (6 + 2 + 6 + 12) / 132) < 0.03
+
+
+def test_the_published_pool_takes_coarse_labels_and_ignores_them():
+    pool = partial(sampling.POOLS["published"], triplets=20)
+    assert (pool(LABELS, np.arange(12), 0, LABELS // 5) == triplets()).all()
+    assert (pool(LABELS, np.arange(12), 0, None) == triplets()).all()
 
 
 def test_published_triplets_show_the_rows_of_their_run_alone_and_depend_on_the_seed():
