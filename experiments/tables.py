@@ -292,7 +292,8 @@ def _grids(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[s
         rows.append([row["row"], *(["not run", *["–"] * (len(header) - 2)] if row["reason"] else cells + cost)])
     for other in summary["published"]:
         cells = [f"{other['figures'][metric]:g}" if metric in other["figures"] else "–" for metric in metrics]
-        rows.append([f"published: {other['name']} ({other['source']})", *cells, "–", "–", "–", "–"])
+        if other["figures"]:  # what was measured on other data sets is told below
+            rows.append([f"published: {other['name']} ({other['source']})", *cells, "–", "–", "–", "–"])
     grids = [("", header, rows)]
     others = [metric for metric in metrics if metric != headline]
     if others and any(row["metrics"] for row in summary["rows"]):

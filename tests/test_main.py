@@ -234,3 +234,15 @@ def test_the_module_is_a_command():
         [sys.executable, "-m", "fgis.main", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "--workdir" in done.stdout
+
+
+def test_a_collapsed_run_is_named_on_the_terminal_and_in_the_report(tmp_path, capsys):
+    hardest = (
+        "--config.miner.name=hard_negatives", "--config.loss.name=triplet", "--config.head.name=mlp",
+        "--config.distance=unit_euclidean", "--config.optimizer.adam.learning_rate=0.3", "--config.seeds=1",
+    )  # fmt: skip
+    features = write_features(tmp_path / "features.h5")
+    assert main(arguments(features, tmp_path / "run", *hardest)) == 0
+    assert "COLLAPSED" in capsys.readouterr().out
+    assert "COLLAPSED" in (tmp_path / "run" / "report.html").read_text()
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["collapsed"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +13,11 @@ from fgis.learning import checkpoint
 from fgis.main import main
 from tests.tiny import ROOT, arguments, write_features
 
-STEPS = ("--config.train.total_steps=60", "--config.folds=2")
+# A memory and a learned boundary: everything a train state can hold.
+STEPS = (
+    "--config.train.total_steps=60", "--config.folds=2", "--config.memory.size=60", "--config.loss.name=margin",
+    "--config.loss.margin.margin=0.01", "--config.distance=unit_euclidean",
+)  # fmt: skip
 
 
 def command(features, workdir):
@@ -47,8 +52,8 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
     done = subprocess.run(command(features, tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True, text=True)
     assert files(tmp_path / "killed") == files(tmp_path / "calm"), done.stdout
     calm, again = (checkpoint.restore_params(tmp_path / name)[1] for name in ("calm", "killed"))
-    for name in ("down", "up"):
-        np.testing.assert_array_equal(calm["params"][name]["kernel"], again["params"][name]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, calm, again)
+    assert (calm["learned"]["beta"] != 1.2).any()
 
 
 def test_a_run_killed_between_its_checkpoint_and_its_report_reports(tmp_path):

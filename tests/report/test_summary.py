@@ -21,3 +21,17 @@ def test_tables_have_published_frozen_and_trained_rows():
         ["trained − untrained, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
     ]
     assert "3.5000 [3.2500, 3.7500]" in summary.text(report())
+
+
+def test_collapsed_runs_are_named_and_healthy_ones_are_not_mentioned():
+    history = [{"step": 1, "collapsed": [1.0, 1.0, 1.0]}, {"step": 2, "collapsed": [0.0, 1.0, 1.0]}]
+    assert summary.collapsed(history) == [1, 2]
+    assert summary.collapsed([]) == summary.collapsed([{"step": 1}]) == []
+    choices = {"miner": {"name": "hard_negatives"}, "loss": {"name": "triplet"}}
+    found = report() | {"collapsed": [[0, -1], [3, 2]]}
+    found["config"] |= choices
+    text = summary.text(found)
+    assert text.startswith("COLLAPSED: 2 runs (seed 0, seed 3 fold 2) ended")
+    assert "hard_negatives" in text
+    assert "COLLAPSED" not in summary.text(report())
+    assert "COLLAPSED" not in summary.text(found | {"collapsed": []})
