@@ -34,7 +34,12 @@ ROWS = [
         },
         note="Wu 2017 with a learned β",
     ),
-    Row("contrastive", {"loss.name": "contrastive", **ALL_PAIRS}),
+    Row("contrastive", {"loss.name": "contrastive", **ALL_PAIRS}, note="each kind of pair averaged over all its pairs"),
+    Row(
+        "contrastive, active pairs",
+        {"loss.name": "contrastive", **ALL_PAIRS, "reduction.name": "mean_active"},
+        note="each kind of pair averaged over those that still learn",
+    ),
     Row("N-pair / NT-Xent", {"loss.name": "nt_xent", **ALL_PAIRS}),
     Row("supervised contrastive", {"loss.name": "sup_con", **ALL_PAIRS}),
     Row("multi-similarity", {"loss.name": "multi_similarity", **ALL_PAIRS}),
@@ -46,7 +51,12 @@ ROWS = [
         note="easy positive, semi-hard negative",
     ),
     Row("selectively contrastive, batch-hard", {"loss.name": "selectively_contrastive"}),
-    Row("opposites", {"loss.name": "opposites", **ALL_PAIRS}, note="the blog's proposal", impossible=NO_OPPOSITES),
+    Row(
+        "opposites",
+        {"loss.name": "opposites", **ALL_PAIRS, "reduction.name": "mean_active"},
+        note="the blog's proposal: images of another coarse class lie farther than other negatives; active pairs",
+        impossible=NO_OPPOSITES,
+    ),
     Row(
         "published: hinge of the batch mean",
         {"loss.name": "difference", "reduction.name": "hinge_of_mean"},

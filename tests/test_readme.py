@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import grid
+from experiments.readme import sampling_table
 from fgis.main import main
 from tests.tiny import ROOT, write_features
 
@@ -20,7 +21,8 @@ SHORT = (
     "--config.train.total_steps=4", "--config.train.record_every_steps=2", "--config.train.checkpoint_every_steps=2",
     "--config.evaluation.resamples=20", "--config.seeds=1", "--config.folds=2",
 )  # fmt: skip
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("python -m fgis.main")]
 TABLES = [line for line in LINES if line.startswith("python -m experiments.")]
@@ -103,3 +105,7 @@ def test_the_tables_of_the_readme_work(command, tmp_path, monkeypatch, capsys):
 def photos_run() -> int:
     """The place of the command that trains on photos, among COMMANDS."""
     return next(i for i, c in enumerate(COMMANDS) if "photos.py" in c and "extract" not in c)
+
+
+def test_the_sampling_table_is_that_of_the_committed_results():
+    assert sampling_table() in README
