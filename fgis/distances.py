@@ -21,10 +21,19 @@ class Distance(NamedTuple):
     rowwise: Callable[[Array, Array], Array]
 
 
+@jax.custom_jvp
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Square root of max(x, 0) whose gradient is 0, not infinite, where x <= 0."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # From the root alone: a backward pass need not keep x as well.
+    (root,) = map(safe_sqrt, primals)
+    positive = root > 0
+    return root, jnp.where(positive, 0.5 / jnp.where(positive, root, 1), 0) * tangents[0]
 
 
 def l2_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -40,8 +49,12 @@ def _dot(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
 
 def squared_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
     """Σ (a − c)² by the Gram expansion ‖a‖² + ‖c‖² − 2 a·c, clamped at 0 where rounding makes it negative."""
+    return jnp.maximum(_gram_expansion(a, c), 0)
+
+
+def _gram_expansion(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
     squares_a, squares_c = (jnp.sum(x.astype(jnp.float32) ** 2, axis=-1) for x in (a, c))
-    return jnp.maximum(squares_a[:, None] + squares_c[None, :] - 2 * _dot(a, c), 0)
+    return squares_a[:, None] + squares_c[None, :] - 2 * _dot(a, c)
 
 
 def squared_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
@@ -51,7 +64,7 @@ def squared_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Arr
 
 def euclidean_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
     """√Σ (a − c)²; 0 with a zero gradient between equal vectors."""
-    return safe_sqrt(squared_pairwise(a, c))
+    return safe_sqrt(_gram_expansion(a, c))
 
 
 def euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
@@ -61,7 +74,9 @@ def euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[A
     its gradient is a unit vector that points where rounding points: noise as strong as any signal.
     """
     square = squared_rowwise(a, c)
-    rounding = (4 * jnp.finfo(jnp.float32).eps) ** 2 * jnp.sum(a * a + c * c, axis=-1, dtype=jnp.float32)
+    rounding = (4 * jnp.finfo(jnp.float32).eps) ** 2 * (
+        jnp.sum(a * a, axis=-1, dtype=jnp.float32) + jnp.sum(c * c, axis=-1, dtype=jnp.float32)
+    )
     return safe_sqrt(jnp.where(square > rounding, square, 0.0))
 
 

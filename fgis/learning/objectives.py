@@ -126,10 +126,13 @@ def _mine(miner: Miner, distance: Distance, seen: Comparison) -> Triplets:
 
 
 def _sums(losses: Float[Array, "t ..."], weight: Array) -> LossSum:
-    """Sums of losses [t], or [t, 2] where both pairs of a triplet have one of their own and count on their own."""
+    return jax.tree.map(jnp.sum, _terms(losses, weight))
+
+
+def _terms(losses: Float[Array, "t ..."], weight: Array) -> LossSum:
+    """What is summed, of losses [t], or [t, 2] where both pairs of a triplet have one of their own and count on it."""
     weight = jnp.broadcast_to(weight.astype(losses.dtype).reshape(-1, *[1] * (losses.ndim - 1)), losses.shape)
-    total = jnp.sum(jnp.where(weight > 0, weight * losses, 0))
-    return LossSum(total, jnp.sum(weight), jnp.sum(jnp.where(losses > 0, weight, 0)))
+    return LossSum(jnp.where(weight > 0, weight * losses, 0), weight, jnp.where(losses > 0, weight, 0))
 
 
 def _sum_over_positives(selector: Selector, loss: Callable[..., Array]) -> Callable[..., LossSum]:
@@ -142,24 +145,26 @@ def _sum_over_positives(selector: Selector, loss: Callable[..., Array]) -> Calla
     def walk(
         distances: Array, learned: dict[str, Array], positives: Array, negatives: Array
     ) -> tuple[LossSum, tuple[Array, dict[str, Array]]]:
+        columns, zero = jnp.arange(distances.shape[1]), jnp.zeros((), distances.dtype)
+
         def one_positive(carry: Any) -> Any:
             remaining, sums, (gradient, learned_gradient) = carry
             positive, valid, remaining = next_positive(remaining)
-            d_ap = jnp.take_along_axis(distances, positive[:, None], axis=1)[:, 0]
-            weight = selector(d_ap, distances, negatives) * valid[:, None]
+            d_ap = jnp.take_along_axis(distances, positive[:, None], axis=1)
+            weight = selector(d_ap[:, 0], distances, negatives) * valid[:, None]
+            pairs = jnp.broadcast_to(d_ap, distances.shape)
+            losses, pull = jax.vjp(
+                lambda ap, an, learned: loss(ap.ravel(), an.ravel(), **learned), pairs, distances, learned
+            )
+            terms = _terms(losses, weight.ravel())
+            to_ap, to_an, to_learned = pull(terms.valid)
+            # One reduction of four operands: apart, each would be written out [a, c] first.
+            of_pairs = (*(x.reshape(*pairs.shape, -1).sum(axis=-1) for x in terms), to_ap)
+            *found, to_positive = jax.lax.reduce(of_pairs, (zero,) * 4, _add, (1,))
+            gradient = gradient + to_an + jnp.where(columns == positive[:, None], to_positive[:, None], 0)
+            sums = jax.tree.map(lambda total, rows: total + jnp.sum(rows), sums, LossSum(*found))
+            return remaining, sums, (gradient, jax.tree.map(jnp.add, learned_gradient, to_learned))
 
-            def total(d_ap: Array, d_an: Array, learned: dict[str, Array]) -> tuple[Array, LossSum]:
-                pairs = jnp.broadcast_to(d_ap[:, None], d_an.shape)
-                found = _sums(loss(pairs.ravel(), d_an.ravel(), **learned), weight.ravel())
-                return found.total, found
-
-            gradients, found = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(d_ap, distances, learned)
-            at_positive = jnp.arange(distances.shape[1]) == positive[:, None]
-            gradient = gradient + gradients[1] + jnp.where(at_positive, gradients[0][:, None], 0)
-            learned_gradient = jax.tree.map(jnp.add, learned_gradient, gradients[2])
-            return remaining, jax.tree.map(jnp.add, sums, found), (gradient, learned_gradient)
-
-        zero = jnp.zeros((), distances.dtype)
         start = positives, LossSum(zero, zero, zero), jax.tree.map(jnp.zeros_like, (distances, learned))
         _, sums, gradients = jax.lax.while_loop(lambda carry: carry[0].any(), one_positive, start)
         return sums, gradients
@@ -174,3 +179,7 @@ def _sum_over_positives(selector: Selector, loss: Callable[..., Array]) -> Calla
 
     sums.defvjp(walk, backward)
     return sums
+
+
+def _add(first: tuple[Array, ...], second: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(x + y for x, y in zip(first, second, strict=True))

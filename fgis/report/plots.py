@@ -42,7 +42,7 @@ def curves(history: Sequence[Mapping[str, Any]], plans: Sequence[RunPlan]) -> st
                 axes.plot(steps, table[:, runs].mean(axis=1), label=f"{label} ({len(runs)} runs)")
                 axes.fill_between(steps, table[:, runs].min(axis=1), table[:, runs].max(axis=1), alpha=0.25)
         axes.set(xlabel="step", title=CURVES[name])
-        axes.set_ylim(bottom=min(0, np.nanmin(table)))
+        axes.set_ylim(min(0, np.nanmin(table)), 1.08 * max(np.nanmax(table), 1e-3))
         axes.grid(alpha=0.3)
     places[0].legend(frameon=False)
     return to_svg(figure)
