@@ -5,8 +5,8 @@ peer is an extra: ``pip install -e '.[oracles]'``.
 
 A step is forward, mining, loss, backward and Adam, of an MLP 2048-512-512-256 (ReLU, unit output) on a batch of 128 or
 1024 rows, 4 per class, already on the device. Ours is one compiled program that is given its state (donated). A turn is
-five steps in a row, as in training; times are of one step. The rate is too small to move a weight, so that all
-turns do the same work. Of the 3.1 million triplets of 1024 rows, 2 million are semi-hard.
+five steps in a row, as in training; times are of one step. The rate is too small to move a weight, so that all turns do
+the same work. Of the 3.1 million triplets of 1024 rows, 2 million are semi-hard.
 
 * ``batch_hard``: ``BatchHardMiner`` and the triplet hinge.
 * ``semi_hard``: all semi-hard triplets, by ``TripletMarginMiner(type_of_triplets="semihard")``, and the hinge.
@@ -46,8 +46,8 @@ def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return features [size, 2048], not negative, and labels: views differ from their object as objects do."""
     generator = np.random.default_rng(0)
     labels = np.arange(size) // PER_CLASS
-    objects = generator.normal(size=(labels[-1] + 1, WIDTHS[0]))
-    return np.maximum(objects[labels] + generator.normal(size=(size, WIDTHS[0])), 0).astype(np.float32), labels
+    objects = generator.standard_normal((labels[-1] + 1, WIDTHS[0]), np.float32)
+    return np.maximum(objects[labels] + generator.standard_normal((size, WIDTHS[0]), np.float32), 0), labels
 
 
 def kernels() -> list[np.ndarray]:
