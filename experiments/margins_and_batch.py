@@ -38,7 +38,14 @@ PUBLISHED = {
     ),
 }  # fmt: skip
 
-COMMENTARY = {"ukbench": "", "grocerystore": ""}
+COMMENTARY = {
+    "ukbench": (
+        "What it shows: a plateau. Margins from .05 to .4, temperatures from .03 to 1 and batches from 8 to "
+        "128 objects lie within .003 of each other, and no difference survives correction. A batch of 32 "
+        "images trains as well as one of 512, at a sixth of the time."
+    ),
+    "grocerystore": (),
+}
 
 TABLE = Table("margins_and_batch", ROWS, "soft margin, T .1, 32 × 4", PUBLISHED, COMMENTARY)
 

@@ -32,7 +32,15 @@ BASELINES = (
 )  # fmt: skip
 PUBLISHED = {"ukbench": BASELINES, "grocerystore": BASELINES}
 
-COMMENTARY = {"ukbench": "", "grocerystore": ""}
+COMMENTARY = {
+    "ukbench": (
+        "What it shows: a memory of earlier batches brings nothing on UKBench. Batch-hard gains .001 with "
+        "1,024 places, which is no difference, and NT-Xent loses as much or more: a fold has 800 training "
+        "images, so that the memory mostly holds older embeddings of images that the batch could have shown, "
+        "at up to three times the cost. The method was made for data sets of ten thousand classes and more."
+    ),
+    "grocerystore": (),
+}
 
 TABLE = Table("memory", ROWS, "batch-hard, no memory", PUBLISHED, COMMENTARY)
 
