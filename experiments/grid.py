@@ -154,15 +154,8 @@ def file_digest(path: str) -> str:
 def refuse_other(wanted: Mapping[str, Any], place: Path) -> None:
     """Raises ``UserError`` where ``place`` holds a row that is not the wanted one."""
     saved = records.read_json(place / "row.json")
-    here, there = choices.flatten(wanted), choices.flatten(saved or wanted)
-    differing = [key for key in sorted(here | there) if here.get(key) != there.get(key)]
-    if differing:
-        key = differing[0]
-        more = f" (and {len(differing) - 1} more keys differ)" if len(differing) > 1 else ""
-        raise UserError(
-            f"{key}: {here.get(key)!r} here, but {place} was made with {there.get(key)!r}{more}; "
-            "name another --workdir, or remove that folder"
-        )
+    if found := choices.difference(wanted, saved or wanted, place):
+        raise UserError(f"{found}; name another --workdir, or remove that folder")
 
 
 def read_row(row: Row, place: Path) -> Found:

@@ -70,15 +70,19 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def refuse_other(config: ml_collections.ConfigDict, saved: Mapping[str, Any], place: str, but: str = "\0") -> None:
     """Raises ``UserError`` where ``config`` and the ``saved`` one differ, but for keys that start with ``but``."""
-    here, there = flatten(plain(config)), flatten(saved)
+    if found := difference(plain(config), saved, place, but):
+        raise UserError(f"config.{found}; name another --workdir, or give the same configuration")
+
+
+def difference(wanted: Mapping[str, Any], saved: Mapping[str, Any], place: Any, but: str = "\0") -> str:
+    """In words, the first key in which ``wanted`` differs from what ``place`` was made with; "" where none does."""
+    here, there = flatten(wanted), flatten(saved)
     differing = [k for k in sorted(here | there) if here.get(k) != there.get(k) and not k.startswith(but)]
-    if differing:
-        key = differing[0]
-        more = f" (and {len(differing) - 1} more keys differ)" if len(differing) > 1 else ""
-        raise UserError(
-            f"config.{key}: {here.get(key)!r} here, but {place} was made with {there.get(key)!r}{more}; "
-            "name another --workdir, or give the same configuration"
-        )
+    if not differing:
+        return ""
+    key = differing[0]
+    more = f" (and {len(differing) - 1} more keys differ)" if len(differing) > 1 else ""
+    return f"{key}: {here.get(key)!r} here, but {place} was made with {there.get(key)!r}{more}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
