@@ -44,7 +44,7 @@ COMMENTARY = {
         "128 objects lie within .003 of each other, and no difference survives correction. A batch of 32 "
         "images trains as well as one of 512, at a sixth of the time."
     ),
-    "grocerystore": (),
+    "grocerystore": "",
 }
 
 TABLE = Table("margins_and_batch", ROWS, "soft margin, T .1, 32 × 4", PUBLISHED, COMMENTARY)

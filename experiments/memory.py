@@ -39,7 +39,7 @@ COMMENTARY = {
         "images, so that the memory mostly holds older embeddings of images that the batch could have shown, "
         "at up to three times the cost. The method was made for data sets of ten thousand classes and more."
     ),
-    "grocerystore": (),
+    "grocerystore": "",
 }
 
 TABLE = Table("memory", ROWS, "batch-hard, no memory", PUBLISHED, COMMENTARY)
