@@ -100,6 +100,16 @@ def cosine_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Arra
     return 1 - jnp.sum(l2_normalize(a) * l2_normalize(c), axis=-1, dtype=jnp.float32)
 
 
+def inner_product_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
+    """−a·c: the larger the product, the nearer; not bounded below."""
+    return -_dot(a, c)
+
+
+def inner_product_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
+    """−a·c, row by row."""
+    return -jnp.sum(a * c, axis=-1, dtype=jnp.float32)
+
+
 def manhattan_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
     """Σ |a − c|, row by row."""
     return jnp.sum(jnp.abs(a - c), axis=-1, dtype=jnp.float32)
@@ -134,6 +144,7 @@ DISTANCES = {
     "euclidean": Distance(euclidean_pairwise, euclidean_rowwise),
     "unit_euclidean": Distance(unit_euclidean_pairwise, unit_euclidean_rowwise),
     "squared_euclidean": Distance(squared_pairwise, squared_rowwise),
+    "inner_product": Distance(inner_product_pairwise, inner_product_rowwise),
     "manhattan": Distance(_one_anchor_at_a_time(manhattan_rowwise), manhattan_rowwise),
     "cosine": Distance(cosine_pairwise, cosine_rowwise),
     "chi2": Distance(_one_anchor_at_a_time(chi2_rowwise), chi2_rowwise),

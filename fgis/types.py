@@ -87,6 +87,7 @@ class Neighbours(NamedTuple):
 
     rows: Int[np.ndarray, "q k"]
     distances: Float[np.ndarray, "q k"]
+    tied: Bool[np.ndarray, " q"] | None = None  # whether an entry that was cut off is as near as the last one listed
 
 
 class Protocol(NamedTuple):

@@ -1,10 +1,12 @@
+import jax
 import numpy as np
 import pytest
 
 from fgis.distances import DISTANCES, pairwise_distances
 from fgis.retrieval import search as module
-from fgis.retrieval.search import search
-from fgis.types import UserError
+from fgis.retrieval.measures import MEASURES
+from fgis.retrieval.search import prepare_gallery, search, search_stream
+from fgis.types import Neighbours, UserError
 
 RNG = np.random.default_rng(0)
 GALLERY = np.abs(RNG.normal(size=(40, 6))).astype(np.float32)
@@ -39,10 +41,113 @@ def test_places_beyond_the_gallery_are_empty():
     assert sorted(found.rows[0, :2].tolist()) == [1, 2]
 
 
-def test_the_answer_does_not_depend_on_the_block(monkeypatch):
-    whole = search(QUERIES, GALLERY, 5)
-    monkeypatch.setattr(module, "BLOCK", 4)
-    np.testing.assert_array_equal(whole.rows, search(QUERIES, GALLERY, 5).rows)
+def hard_to_rank(distance, n=700, d=24):
+    """Distances that differ in their last bits or not at all: a few centres, tiny offsets, duplicates, zero vectors."""
+    rng = np.random.default_rng(7)
+    x = np.abs(rng.normal(size=(6, d)))[rng.integers(0, 6, n)] + 1e-6 * rng.random((n, d))
+    x[rng.integers(0, n, 60)] = x[rng.integers(0, n, 60)]
+    x[rng.integers(0, n, 4)] = 0
+    return x.astype(np.float32)
+
+
+def one_by_one(queries, gallery, k, distance):
+    """All distances pair by pair, on the host, and a stable sort: the definition."""
+    measure = MEASURES[distance]
+    q, g = measure.prepare(queries), measure.prepare(gallery)
+    distances = measure.finish(np.stack([measure.exact(one[None], g) for one in q]))
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(distances, order, axis=1)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_answer_is_the_same_bits_for_any_block_any_shard_and_any_stream(distance, monkeypatch):
+    gallery = hard_to_rank(distance)
+    queries = gallery[::9]
+    rows, distances = one_by_one(queries, gallery, 5, distance)
+    blocks = [(np.arange(s, min(s + 90, 700)), gallery[s : s + 90]) for s in range(0, 700, 90)]
+    found = {
+        "whole": search(queries, gallery, 5, distance),
+        "devices": search(queries, prepare_gallery(gallery, distance, devices=jax.devices()), 5, distance),
+        "stream": search_stream(queries, blocks, 5, distance),
+        "one query": Neighbours(
+            *(np.concatenate(x) for x in zip(*(search(q[None], gallery, 5, distance) for q in queries)))
+        ),
+    }
+    monkeypatch.setattr(module, "SCORES", 8 * 700)
+    found["blocks of 8"] = search(queries, gallery, 5, distance)
+    for name, one in found.items():
+        np.testing.assert_array_equal(one.rows, rows, err_msg=name)
+        np.testing.assert_array_equal(one.distances, distances, err_msg=name)
+        np.testing.assert_array_equal(one.tied, found["whole"].tied, err_msg=name)
+    assert found["whole"].tied.any()
+    assert len(jax.devices()) == 4
+
+
+def test_rounded_products_alone_would_answer_wrongly():
+    """The data above is hard: ranking by one product, as most code does, gives other rows."""
+    gallery = hard_to_rank("euclidean")
+    rows, _ = one_by_one(gallery[::9], gallery, 5, "euclidean")
+    product = np.argsort(np.asarray(pairwise_distances(gallery[::9], gallery, "euclidean")), axis=1, kind="stable")
+    assert (product[:, :5] != rows).mean() > 0.1
+
+
+def test_a_query_is_asked_again_where_rounding_could_hide_a_nearer_entry(monkeypatch):
+    """A million away from the origin, products cannot tell entries apart that are 1, 2, 3 ... away from the query."""
+    asked = []
+    nearest = module._nearest
+    monkeypatch.setattr(module, "_nearest", lambda *a: asked.append(a[3]) or nearest(*a))
+    gallery = np.concatenate([np.full((300, 1), 2.0**20) + np.arange(300)[:, None], [[-(2.0**24)]]]).astype(np.float32)
+    found = search(gallery[:2], gallery, 3, "euclidean")
+    assert found.rows.tolist() == [[0, 1, 2], [1, 0, 2]]
+    assert found.distances.tolist() == [[0, 1, 2], [0, 1, 1]]
+    assert found.tied.tolist() == [False, False]
+    assert asked == [[9], [72], [301]]
+
+
+@pytest.mark.parametrize("distance", ["cosine", "unit_euclidean"])
+def test_zero_vectors_are_where_the_distance_says(distance):
+    gallery = np.array([[1.0, 0], [0, 0], [-1, 0], [0, 1]], np.float32)
+    queries = np.array([[2.0, 0], [0, 0]], np.float32)
+    found = search(queries, gallery, 4, distance)
+    half = 2**0.5
+    expected = {"cosine": [[0, 1, 1, 2], [1, 1, 1, 1]], "unit_euclidean": [[0, 1, half, 2], [0, 1, 1, 1]]}[distance]
+    np.testing.assert_allclose(found.distances, expected, atol=1e-7)
+    assert found.rows.tolist() == [[0, 1, 3, 2], [0, 1, 2, 3] if distance == "cosine" else [1, 0, 2, 3]]
+
+
+def test_a_tie_across_the_cut_is_told():
+    gallery = np.array([[0.0], [1], [1], [3]], np.float32)
+    query = np.zeros((1, 1), np.float32)
+    told = [bool(search(query, gallery, k, "euclidean").tied[0]) for k in (1, 2, 3, 4, 5)]
+    assert told == [False, True, False, False, False]
+    assert not search(query, gallery[1:3], 2, "euclidean", query_rows=np.array([0])).tied[0]
+
+
+def test_a_prepared_gallery_is_searched_again_and_again():
+    prepared = prepare_gallery(GALLERY, "manhattan", np.arange(40) + 100)
+    found = search(QUERIES, prepared, 3)
+    np.testing.assert_array_equal(found.rows, search(QUERIES, GALLERY, 3, "manhattan").rows + 100)
+
+
+def test_row_ids_may_exceed_32_bits():
+    rows = np.array([2**40, 2**40 + 1, 2**62])
+    found = search(GALLERY[:1], GALLERY[:3], 2, query_rows=rows[:1], gallery_rows=rows)
+    assert set(found.rows[0]) == set(rows[1:])
+
+
+def test_no_neighbour_and_no_gallery_are_refused():
+    with pytest.raises(UserError, match="k: 0 found"):
+        search(QUERIES, GALLERY, 0)
+    with pytest.raises(UserError, match="the gallery is empty"):
+        search_stream(QUERIES, [], 1)
+
+
+def test_no_query_has_no_neighbours():
+    assert search(QUERIES[:0], GALLERY, 3).rows.shape == (0, 3)
+
+
+def test_every_distance_is_searched():
+    assert set(MEASURES) == set(DISTANCES)
 
 
 def test_embeddings_that_are_not_finite_are_refused():

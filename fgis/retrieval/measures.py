@@ -1,0 +1,97 @@
+"""How each distance is searched: what is compared, pair by pair, and whether a matrix product can select candidates.
+
+These are the distances of ``fgis.distances``, written for the host: NumPy sums every pair in the same order, whatever
+the shape of the block it stands in, which compiled reductions do not. Pairs come as ``a`` [..., d] and ``c`` [..., d]
+of prepared vectors; ``exact`` gives their key, and ``finish`` the distance of a key.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+Vectors = Float[np.ndarray, "n d"]
+Pairs = Float[np.ndarray, "... d"]
+Keys = Float[np.ndarray, "..."]
+
+
+class Measure(NamedTuple):
+    """How one distance is searched."""
+
+    prepare: Callable[[Vectors], Vectors]
+    exact: Callable[[Pairs, Pairs], Keys]
+    finish: Callable[[Keys], Keys]
+    product: str = ""  # "squares": the key is ½‖a − c‖², "dot": it is −a·c, "": no product gives it
+    zero_is_far: bool = False  # a zero vector has the key 1 with everything
+
+
+def as_given(x: Vectors) -> Vectors:
+    """x itself."""
+    return x
+
+
+def to_unit(x: Vectors) -> Vectors:
+    """x / ‖x‖; a zero vector stays zero."""
+    norms = np.sqrt(np.einsum("nd,nd->n", x, x))
+    return x / np.where(norms > 0, norms, 1)[:, None]
+
+
+def to_histogram(x: Vectors) -> Vectors:
+    """max(x, 0), divided by its sum; an empty histogram stays empty."""
+    x = np.maximum(x, 0)
+    total = x.sum(axis=1, keepdims=True)
+    return x / np.where(total > 0, total, 1)
+
+
+def half_square(a: Pairs, c: Pairs) -> Keys:
+    """½ Σ (a − c)²."""
+    difference = a - c
+    return np.einsum("...d,...d->...", difference, difference) * np.float32(0.5)
+
+
+def half_square_of_directions(a: Pairs, c: Pairs) -> Keys:
+    """½ Σ (a − c)² of unit vectors, which is 1 − a·c; 1 where either is zero."""
+    return np.where(a.any(axis=-1) & c.any(axis=-1), half_square(a, c), np.float32(1))
+
+
+def negative_dot(a: Pairs, c: Pairs) -> Keys:
+    """−Σ a c."""
+    return -np.einsum("...d,...d->...", a, c)
+
+
+def absolute(a: Pairs, c: Pairs) -> Keys:
+    """Σ |a − c|."""
+    return np.abs(a - c).sum(axis=-1)
+
+
+def half_chi2(a: Pairs, c: Pairs) -> Keys:
+    """½ Σ (a − c)² / (a + c); empty bins contribute 0."""
+    total = a + c
+    return ((a - c) ** 2 / np.where(total > 0, total, 1)).sum(axis=-1) * np.float32(0.5)
+
+
+def same(key: Keys) -> Keys:
+    """The key itself."""
+    return key
+
+
+def double(key: Keys) -> Keys:
+    """2 key."""
+    return 2 * key
+
+
+def root(key: Keys) -> Keys:
+    """√(2 key)."""
+    return np.sqrt(2 * key)
+
+
+MEASURES = {
+    "euclidean": Measure(as_given, half_square, root, "squares"),
+    "unit_euclidean": Measure(to_unit, half_square, root, "squares"),
+    "squared_euclidean": Measure(as_given, half_square, double, "squares"),
+    "inner_product": Measure(as_given, negative_dot, same, "dot"),
+    "manhattan": Measure(as_given, absolute, same),
+    "cosine": Measure(to_unit, half_square_of_directions, same, "squares", zero_is_far=True),
+    "chi2": Measure(to_histogram, half_chi2, same),
+}
