@@ -64,7 +64,22 @@ PUBLISHED = {
     ),
 }
 
-COMMENTARY = {"ukbench": "", "grocerystore": ""}
+COMMENTARY = {
+    "ukbench": (
+        "What it shows: on unit-length features Euclidean, its square and cosine rank alike, to the last "
+        "digit; Manhattan gains .006 on square-rooted frozen features, which does not survive correction, and"
+        " χ² loses .023. For training what counts is that length is taken out: cosine, Euclidean at unit "
+        "length and χ², which normalises as well, gain .008 to .010 over the frozen features, while Euclidean"
+        " and its square, free to stretch the embedding, end below them. χ² is level with cosine and costs "
+        "four times as much."
+    ),
+    "grocerystore": (
+        "What it shows: the same order, larger. Trained on cosine or on Euclidean distance at unit length, "
+        "MAP@R rises from .53 to .67; plain Euclidean, squared Euclidean and Manhattan stay at .61 to .62, "
+        "and χ² at .66. Without training Manhattan and χ² are worse than cosine: what Manhattan seems to gain"
+        " on UKBench does not carry over."
+    ),
+}
 
 TABLE = Table("distances", ROWS, "cosine", PUBLISHED, COMMENTARY)
 

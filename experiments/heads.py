@@ -64,7 +64,26 @@ PUBLISHED = {
     "grocerystore": BASELINES,
 }
 
-COMMENTARY = {"ukbench": "", "grocerystore": ""}
+COMMENTARY = {
+    "ukbench": (
+        "What it shows: where a head begins decides nearly everything. Residual heads of any rank, which "
+        "begin at the whitened features, keep their start's gain and lie within .0014 of each other; one "
+        "linear layer from a random start just reaches the frozen features in 200 steps, and every further "
+        "layer loses. Under batch-hard a random MLP of three layers draws its embeddings into a cone: the "
+        "loss stays near ln 2, the value of a tie, and the variance falls below .004, where linear heads have"
+        " .97. The ranking inside the cone can still be fair (3.90), which is why a collapse is told by the "
+        "variance and not by the score. The published network, on plain features by Euclidean distance, loses"
+        " the ranking as well: .42, from 3.71 before training."
+    ),
+    "grocerystore": (
+        "What it shows: rank matters where training matters. From 32 to 256 directions MAP@R rises from .646 "
+        "to .678, and all of them differ significantly from the default's 128. The whitened start is what "
+        "makes it: the same head begun at the features themselves contracts under batch-hard (variance .003) "
+        "and ends .025 below them. A linear layer from a random start gains .03 to .06 over the frozen "
+        "features; every deeper network loses, more so at the higher rate, and two of them have collapsed in "
+        "nearly all runs."
+    ),
+}
 
 TABLE = Table("heads", ROWS, "residual, rank 128", PUBLISHED, COMMENTARY)
 

@@ -39,7 +39,13 @@ COMMENTARY = {
         "images, so that the memory mostly holds older embeddings of images that the batch could have shown, "
         "at up to three times the cost. The method was made for data sets of ten thousand classes and more."
     ),
-    "grocerystore": "",
+    "grocerystore": (
+        "What it shows: a memory hurts batch-hard and leaves NT-Xent where it was. Batch-hard picks the "
+        "hardest of all that is remembered: MAP@R falls by .078 with 256 places and by .021 with 1,024, and "
+        "waiting 100 steps mends little of it. NT-Xent, which averages over the same candidates, changes by "
+        "less than its interval. The 65 training classes of a fold nearly fit into one batch of 32 × 4 images"
+        " taken twice: there is little that a memory could add."
+    ),
 }
 
 TABLE = Table("memory", ROWS, "batch-hard, no memory", PUBLISHED, COMMENTARY)
