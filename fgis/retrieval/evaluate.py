@@ -8,14 +8,18 @@ unseen queries, which flatters ``unseen_objects`` and cannot flatter this.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.retrieval.metrics import find_metric
-from fgis.retrieval.search import search
-from fgis.types import Protocol, RunPlan
+from fgis.retrieval.ranks import count_ranks
+from fgis.retrieval.search import Gallery, prepare_gallery, search
+from fgis.types import Neighbours, Protocol, RunPlan
+
+MEMBERS = 1 << 22  # relatives at a time whose ranks are held in memory
 
 
 def object_folds(labels: Int[np.ndarray, " n"], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:
@@ -34,7 +38,7 @@ def protocol(
 ) -> Protocol:
     """Images in ``queries`` ask, those in ``gallery`` answer (all without it), as deep as the metrics read."""
     largest = int(np.unique(labels, return_counts=True)[1].max()) - 1
-    depth = max(find_metric(name, largest)[2] for name in metrics)
+    depth = max(find_metric(name, largest).depth for name in metrics)
     rows = np.arange(len(labels))
     asking, answering = (rows if marked is None else rows[marked] for marked in (queries, gallery))
     return Protocol(asking, answering, exclude_self=False, depth=depth)
@@ -46,32 +50,93 @@ def evaluate(
     protocol: Protocol,
     metrics: Sequence[str],
     distance: str = "cosine",
+    coarse: Int[np.ndarray, " n"] | None = None,
 ) -> dict[str, Float[np.ndarray, " q"]]:
     """The value of every metric for every query of the protocol; NaN where a query has no relatives in the gallery.
 
     One ranking serves all metrics: it holds the query itself, which is taken out by its row for the metrics that
-    exclude it (and for all of them where ``protocol.exclude_self``).
+    exclude it (and for all of them where ``protocol.exclude_self``). Metrics over the whole ranking count what is
+    nearer than each relative. ``coarse`` labels grade the answers of ``ndcg@K``; without them there is one grade.
     """
-    embeddings = np.asarray(embeddings)
+    gallery = prepare_gallery(np.asarray(embeddings)[protocol.gallery_rows], distance, protocol.gallery_rows)
+    asked = np.asarray(embeddings)[protocol.query_rows]
+    chosen = {name: find_metric(name) for name in metrics}
+    found = search(asked, gallery, protocol.depth + 1) if any(m.reads != "ranks" for m in chosen.values()) else None
+    values = judge(found, labels, protocol, metrics, coarse)
+    if any(metric.reads == "ranks" for metric in chosen.values()):
+        values |= _whole_ranking(asked, gallery, labels, protocol, metrics)
+    return {name: values[name] for name in metrics}
+
+
+def judge(
+    found: Neighbours | None,
+    labels: Int[np.ndarray, " n"],
+    protocol: Protocol,
+    metrics: Sequence[str],
+    coarse: Int[np.ndarray, " n"] | None = None,
+) -> dict[str, Float[np.ndarray, " q"]]:
+    """The metrics that read no more than the neighbours ``found``, themselves included, such as re-ranked ones."""
+    chosen = {name: metric for name in metrics if (metric := find_metric(name)).reads != "ranks"}
+    if found is None or not chosen:
+        return {}
     asking, answering = protocol.query_rows, protocol.gallery_rows
-    found = search(embeddings[asking], embeddings[answering], protocol.depth + 1, distance, gallery_rows=answering)
-    asked = labels[asking][:, None]
-    relevance = (labels[found.rows] == asked) & (found.rows >= 0)
+    there, asked = found.rows >= 0, labels[asking]
+    relevance = (labels[found.rows] == asked[:, None]) & there
     own = found.rows == asking[:, None]
     last = np.argsort(own, axis=1, kind="stable")  # the query's own row goes last; the others keep their order
-    without_own = np.take_along_axis(relevance & ~own, last, axis=1)
+    others = partial(np.take_along_axis, indices=last, axis=1)
+    totals = count_alike(labels, asking, answering)
+    totals_without_own = totals - np.isin(asking, answering)
+    with_own: dict[str, tuple[np.ndarray, ...]] = {"relevance": (relevance, totals)}
+    without_own: dict[str, tuple[np.ndarray, ...]] = {"relevance": (others(relevance & ~own), totals_without_own)}
+    if any(metric.reads == "votes" for metric in chosen.values()):
+        distances = others(np.where(own | ~there, np.inf, found.distances))
+        without_own["votes"] = (others(labels[found.rows]), distances, asked, totals_without_own)
+    if any(metric.reads == "grades" for metric in chosen.values()):
+        wide = labels if coarse is None else coarse
+        same = (wide[found.rows] == wide[asking][:, None]) & there
+        graded = count_alike(wide, asking, answering) - totals
+        grades = others(np.where(own, 0, same + relevance.astype(np.int64)))
+        without_own["grades"] = (grades, np.stack([totals_without_own, graded], axis=1))
+    read = {
+        name: with_own if metric.includes_query and not protocol.exclude_self else without_own
+        for name, metric in chosen.items()
+    }
+    return {name: metric.function(*read[name][metric.reads]) for name, metric in chosen.items()}
+
+
+def count_alike(
+    labels: Int[np.ndarray, " n"], asking: Int[np.ndarray, " q"], answering: Int[np.ndarray, " g"]
+) -> Int[np.ndarray, " q"]:
+    """How many of ``answering`` bear the label of each of ``asking``."""
     names, counts = np.unique(labels[answering], return_counts=True)
     place = np.searchsorted(names, labels[asking]).clip(max=len(names) - 1)
-    totals = np.where(names[place] == labels[asking], counts[place], 0)
-    totals_without_own = totals - np.isin(asking, answering)
+    return np.where(names[place] == labels[asking], counts[place], 0)
 
-    values = {}
-    for name in metrics:
-        function, includes_query, _ = find_metric(name)
-        if includes_query and not protocol.exclude_self:
-            values[name] = function(relevance, totals)
-        else:
-            values[name] = function(without_own, totals_without_own)
+
+def _whole_ranking(
+    asked: Float[np.ndarray, "q d"], gallery: Gallery, labels: Int[np.ndarray, " n"], protocol: Protocol,
+    metrics: Sequence[str],
+) -> dict[str, Float[np.ndarray, " q"]]:  # fmt: skip
+    """The metrics over whole rankings, for the queries of one class after the other."""
+    chosen = {name: metric for name in metrics if (metric := find_metric(name)).reads == "ranks"}
+    asking, answering = protocol.query_rows, protocol.gallery_rows
+    order = np.argsort(labels[answering], kind="stable")  # gallery places, class by class
+    start = np.searchsorted(labels[answering], labels[asking], sorter=order)
+    totals = count_alike(labels, asking, answering)
+    values = {name: np.full(len(asking), np.nan) for name in chosen}
+    block = max(1, MEMBERS // max(1, int(totals.max(initial=1))))
+    for first in range(0, len(asking), block):
+        here = slice(first, first + block)
+        width = np.arange(max(1, int(totals[here].max())))
+        places = np.where(width < totals[here, None], order[(start[here, None] + width).clip(max=len(order) - 1)], -1)
+        ranks, _ = count_ranks(asked[here], gallery, places)
+        own = (places >= 0) & (answering[places] == asking[here, None])
+        own_rank = np.max(np.where(own, ranks, -1), axis=1, keepdims=True)  # -1: not in the gallery
+        ranks -= (ranks > own_rank) & (own_rank >= 0)
+        ranks = np.sort(np.where(own | (places < 0), np.iinfo(np.int64).max - 1, ranks), axis=1)
+        for name, metric in chosen.items():
+            values[name][here] = metric.function(ranks, totals[here] - own.any(axis=1))
     return values
 
 

@@ -21,9 +21,10 @@ from fgis.retrieval.measures import MEASURES, Measure
 from fgis.types import Neighbours, UserError
 
 SCORES = 1 << 25  # scores at a time, 128 MiB: what a block of queries may take on the device
-BLOCKS = (1, 8, 64, 256)  # queries at a time; few sizes, since each of them is a compilation
+BLOCKS = (1, 8, 64, 256, 512)  # queries at a time; few sizes, since each of them is a compilation
 PAIRS = 1 << 20  # numbers at a time where pairs are compared, 4 MiB: they stay in the cache
 MARGIN = 6  # candidates beyond k: with more of them fewer queries are asked again
+GROUP = 40  # columns of which the best is looked at first, where there are many
 WIDER = 8  # times as many candidates for a query that is asked again
 
 
@@ -33,8 +34,8 @@ class Shard(NamedTuple):
     vectors: Float[np.ndarray, "g d"]  # as the distance compares them
     rows: Int[np.ndarray, " g"]
     centre: Float[np.ndarray, " d"]
-    centred: Any  # [g, d] vectors − centre: smaller numbers, so that products round less
-    offsets: Any  # [g] what is subtracted from their products with queries
+    centred: Any  # [g', d] vectors − centre: smaller numbers, so that products round less; filled up to whole groups
+    offsets: Any  # [g'] what is subtracted from their products with queries; infinite where filled up
     largest: float  # the norm of the longest of them
 
 
@@ -75,7 +76,7 @@ def search(
     """
     if not isinstance(gallery, Gallery):
         gallery = prepare_gallery(gallery, distance, gallery_rows)
-    return _ranked(_search(_prepared(queries, "query", gallery.distance), gallery, k, query_rows), k)
+    return _ranked(_search(prepare_queries(queries, gallery.distance), gallery, k, query_rows), k)
 
 
 def search_stream(
@@ -86,7 +87,7 @@ def search_stream(
     query_rows: Int[np.ndarray, " q"] | None = None,
 ) -> Neighbours:
     """``search`` in a gallery that comes as blocks of (rows [b], embeddings [b, d]), one in memory at a time."""
-    asked, part = _prepared(queries, "query", distance), None
+    asked, part = prepare_queries(queries, distance), None
     for rows, embeddings in blocks:
         found = _search(asked, prepare_gallery(embeddings, distance, rows), k, query_rows)
         part = found if part is None else _merge([part, found], k + MARGIN)
@@ -104,7 +105,7 @@ def prepare_gallery(
     """Embeddings as ``distance`` compares them, shared out over ``devices``; ``UserError`` as in ``search``."""
     if not len(embeddings):
         raise UserError("the gallery is empty: nothing can be retrieved; give it at least one image")
-    vectors = _prepared(embeddings, "gallery", distance)
+    vectors = prepare_queries(embeddings, distance, "gallery")
     rows = np.arange(len(vectors)) if rows is None else np.asarray(rows)
     devices = [None] if devices is None else list(devices)[: len(vectors)]
     cuts = np.linspace(0, len(vectors), len(devices) + 1).astype(int)
@@ -115,7 +116,10 @@ def prepare_gallery(
     return Gallery(tuple(shards), distance)
 
 
-def _prepared(embeddings: Float[Array | np.ndarray, "n d"], name: str, distance: str) -> Float[np.ndarray, "n d"]:
+def prepare_queries(
+    embeddings: Float[Array | np.ndarray, "n d"], distance: str, name: str = "query"
+) -> Float[np.ndarray, "n d"]:
+    """Embeddings as ``distance`` compares them; ``UserError`` where one is not finite, with ``name`` for it."""
     embeddings = np.asarray(embeddings, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.einsum("nd,nd->n", embeddings, embeddings)  # not finite where an entry is not, or is too large
@@ -139,7 +143,9 @@ def _shard(vectors: np.ndarray, rows: np.ndarray, measure: Measure, device: jax.
         if measure.zero_is_far:
             offsets[zero] = 0.5  # as far as a unit vector at a right angle
     largest = float(np.sqrt(np.einsum("nd,nd->n", centred, centred).max()))
-    centred, offsets = jax.device_put((centred, offsets), device)
+    missing = -len(rows) % GROUP
+    filled = np.pad(centred, ((0, missing), (0, 0))), np.pad(offsets, (0, missing), constant_values=np.inf)
+    centred, offsets = jax.device_put(filled, device)
     return Shard(vectors, rows, centre, centred, offsets, largest)
 
 
@@ -149,7 +155,8 @@ def _search(
     if k < 1:
         raise UserError(f"k: {k} found; ask for at least one neighbour")
     own = [np.full(len(asked), -1) if query_rows is None else _places(query_rows, s.rows) for s in gallery.shards]
-    depths = [min(k + MARGIN, len(shard.rows)) for shard in gallery.shards]
+    beyond = MARGIN + (query_rows is not None)  # the own entry may be among them
+    depths = [min(k + beyond, len(shard.rows)) for shard in gallery.shards]
     parts = _nearest(asked, own, gallery, depths)
     for number, (shard, part) in enumerate(zip(gallery.shards, parts, strict=True)):
         one, depth = Gallery((shard,), gallery.distance), depths[number]
@@ -176,12 +183,11 @@ def _nearest(
     """The part of every shard, block by block: devices select from one block while the host decides the one before."""
     parts = [Part(np.full((len(asked), m), -1), _infinite(len(asked), m), _infinite(len(asked))) for m in depths]
     measure, waiting = MEASURES[gallery.distance], []
-    blocks = _blocks(len(asked), max(1, SCORES // max(len(shard.rows) for shard in gallery.shards)))
-    for block in [*blocks, None, None]:
+    for block in [*query_blocks(len(asked), max(len(shard.rows) for shard in gallery.shards)), None, None]:
         if block is not None:
             selected = [
-                _dispatch(asked[block], mine[block], shard, depth, gallery.distance, block.stop - block.start)
-                for mine, shard, depth in zip(own, gallery.shards, depths, strict=True)
+                _dispatch(asked[block], shard, depth, gallery.distance, block.stop - block.start)
+                for shard, depth in zip(gallery.shards, depths, strict=True)
             ]
             waiting.append((block, selected))
         if waiting and (block is None or len(waiting) > 1):
@@ -195,36 +201,46 @@ def _infinite(*shape: int) -> np.ndarray:
     return np.full(shape, np.inf, np.float32)
 
 
-def _blocks(count: int, most: int) -> Iterator[slice]:
+def query_blocks(count: int, gallery_size: int) -> Iterator[slice]:
     """Slices over ``count`` queries; the last one may reach beyond them, to one of the sizes that are compiled."""
-    size = max((block for block in BLOCKS if block <= most), default=BLOCKS[0])
+    size = max((block for block in BLOCKS if block * gallery_size <= SCORES), default=BLOCKS[0])
     for start in range(0, count, size):
-        yield slice(start, start + min(block for block in (*BLOCKS, size) if block >= min(count - start, size)))
+        yield slice(start, start + min(block for block in BLOCKS if block >= min(count - start, size)))
 
 
-def _dispatch(
-    asked: np.ndarray, own: np.ndarray, shard: Shard, depth: int, distance: str, size: int
-) -> tuple[Array, Array] | None:
+def _dispatch(asked: np.ndarray, shard: Shard, depth: int, distance: str, size: int) -> tuple[Array, Array] | None:
     """Start the selection of one block, filled up to ``size``; None where the whole shard is selected."""
     if depth == len(shard.rows):
         return None
     filled = np.zeros((size, asked.shape[1]), np.float32)
     filled[: len(asked)] = asked - shard.centre
-    excluded = np.full(size, -1, np.int32)
-    excluded[: len(own)] = own
-    return _select(filled, excluded, shard.centred, shard.offsets, depth, distance)
+    return _select(filled, shard.centred, shard.offsets, depth, distance)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _select(asked: Array, own: Array, vectors: Array, offsets: Array, depth: int, distance: str) -> tuple[Array, Array]:
-    """Scores and places of the ``depth`` best; the own place scores lowest."""
+@partial(jax.jit, static_argnums=(3, 4))
+def _select(asked: Array, vectors: Array, offsets: Array, depth: int, distance: str) -> tuple[Array, Array]:
+    """Scores and places of the ``depth`` best: with many columns, the best of each group and then the best groups.
+
+    The best ``depth`` entries lie in the ``depth`` groups with the best maxima, and a maximum costs no more than
+    writing the product down, while ``top_k`` over all columns costs as much as the product.
+    """
+    scores, groups = raw_scores(asked, vectors, distance), len(vectors) // GROUP
+    if groups < 4 * depth:
+        best, places = jax.lax.top_k(scores - offsets, depth)  # of float32, the one type that it is fast on with a CPU
+        return best, places
+    # The offsets are taken off twice, since that is free inside the maximum and a pass over memory before it.
+    maxima = (scores.reshape(len(asked), GROUP, groups) - offsets.reshape(GROUP, groups)).max(axis=1)
+    _, chosen = jax.lax.top_k(maxima, depth)
+    members = (jnp.arange(GROUP) * groups + chosen[:, :, None]).reshape(len(asked), -1)
+    best, places = jax.lax.top_k(jnp.take_along_axis(scores, members, axis=1) - offsets[members], depth)
+    return best, jnp.take_along_axis(members, places, axis=1)
+
+
+def raw_scores(asked: Array, vectors: Array, distance: str) -> Array:
+    """[q, g]: the higher, less the offset, the nearer; to be traced."""
     if MEASURES[distance].product:
-        scores = jnp.einsum("qd,gd->qg", asked, vectors, precision="highest") - offsets
-    else:
-        scores = -pairwise_distances(asked, vectors, distance)
-    scores = jnp.where(own[:, None] == jnp.arange(len(vectors)), -jnp.inf, scores)
-    best, places = jax.lax.top_k(scores, depth)  # of float32, the one type that it is fast on with a CPU
-    return best, places
+        return jnp.einsum("qd,gd->qg", asked, vectors, precision="highest")
+    return -pairwise_distances(asked, vectors, distance)
 
 
 def _decide(

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.neighbors import KNeighborsClassifier
 
+from fgis.retrieval import evaluate as module
 from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, object_folds, protocol, summarize
 from fgis.types import Protocol, RunPlan
 
@@ -44,6 +47,68 @@ def test_evaluate_agrees_with_the_definitions(seed):
     found = evaluate(embeddings, labels, protocol(labels, METRICS), METRICS, "euclidean")
     for name, expected in by_hand(embeddings, labels).items():
         np.testing.assert_allclose(found[name], expected, err_msg=name)
+
+
+WHOLE = ("map", "mrr")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("members", [1, 1 << 22], ids=["query by query", "at once"])
+def test_metrics_over_the_whole_ranking_agree_with_scikit_learn(seed, members, monkeypatch):
+    monkeypatch.setattr(module, "MEMBERS", members)
+    embeddings, labels = shuffled(seed=seed)
+    embeddings[3] += 1e-3  # scikit-learn averages over ties
+    found = evaluate(embeddings, labels, protocol(labels, WHOLE), WHOLE, "euclidean")
+    distances = euclidean_distances(embeddings.astype(np.float64))
+    for q, row in enumerate(distances):
+        others = np.arange(len(labels)) != q
+        relevant = labels[others] == labels[q]
+        expected = average_precision_score(relevant, -row[others]) if relevant.any() else np.nan
+        assert found["map"][q] == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        order = np.argsort(row[others])
+        first = 1 / (1 + np.argmax(relevant[order])) if relevant.any() else np.nan
+        assert found["mrr"][q] == pytest.approx(first, nan_ok=True)
+
+
+def test_whole_rankings_of_parts_leave_the_query_out_by_its_row():
+    """Query 2 (label 7) is a duplicate of row 0 (label 7) and ties with it; row 3 is not in the gallery."""
+    embeddings = np.array([[1.0], [5], [1], [1.5], [2], [1]], np.float32)
+    labels = np.array([7, 7, 7, 7, 8, 8])
+    asked = Protocol(np.array([2, 3]), np.array([0, 1, 2, 4, 5]), exclude_self=False, depth=0)
+    found = evaluate(embeddings, labels, asked, WHOLE, "euclidean")
+    # Query 2: others in order rows 0, 5 (ties by row), 4, 1. Query 3: rows 0, 2, 4, 5 all at .5, then 1.
+    np.testing.assert_allclose(found["map"], [(1 + 2 / 4) / 2, (1 + 1 + 3 / 5) / 3])
+    np.testing.assert_array_equal(found["mrr"], [1, 1])
+
+
+def test_coarse_labels_grade_the_answers():
+    embeddings = np.array([[0.0], [1], [2], [3], [9]], np.float32)
+    labels, coarse = np.array([0, 1, 0, 2, 3]), np.array([5, 5, 5, 6, 6])
+    found = evaluate(embeddings, labels, protocol(labels, ("ndcg@2",)), ("ndcg@2",), "euclidean", coarse)["ndcg@2"]
+    second = 1 / np.log2(3)
+    # Query 0: coarse, fine; ideal fine, coarse. Query 3: none (row 2), none (row 1); it has one coarse relative, row 4.
+    assert found[0] == pytest.approx((1 + 3 * second) / (3 + second))
+    assert found[3] == 0
+    assert found[4] == pytest.approx(1)
+    alone = evaluate(embeddings, labels, protocol(labels, ("ndcg@2",)), ("ndcg@2",), "euclidean")["ndcg@2"]
+    np.testing.assert_allclose(alone, [second, np.nan, 0, np.nan, np.nan], atol=1e-12)  # row 0 is query 2's third
+
+
+def test_neighbours_vote():
+    embeddings, labels = shuffled(seed=4)
+    names = ("knn@3",)
+    found = evaluate(embeddings, labels, protocol(labels, names), names, "euclidean")["knn@3"]
+    for q in range(len(labels)):
+        others = np.arange(len(labels)) != q
+        if not (labels[others] == labels[q]).any():
+            assert np.isnan(found[q])
+            continue
+        peer = KNeighborsClassifier(3).fit(embeddings[others], labels[others])
+        near = labels[others][peer.kneighbors(embeddings[q : q + 1])[1][0]]
+        if len(set(near)) < 3:  # its ties go to the lowest label, ours to the nearest
+            assert found[q] == (peer.predict(embeddings[q : q + 1])[0] == labels[q])
+        else:
+            assert found[q] == (near[0] == labels[q])
 
 
 def test_queries_and_gallery_may_be_parts():
