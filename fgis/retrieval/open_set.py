@@ -1,0 +1,136 @@
+"""Open set: is there anything like this in the gallery at all?
+
+Every query asks twice of the same gallery. Once as known: its object is enrolled, and it is answered by the nearest
+other image. Once as unknown: all images of its own object are left out. The score is the distance to the nearest image
+that is left, and a query is accepted where it is at most a threshold. Both kinds of score come from every query, so
+that known and unknown queries differ in nothing but whether their object is there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from fgis.retrieval.search import search
+
+Scores = Float[np.ndarray, "s q"]
+FALSE_ALARMS = (0.01, 0.1)
+OPERATING = 0.1  # the share of false alarms at which a search says that there is nothing like this
+
+
+def nearest_known_and_unknown(
+    embeddings: Float[Array | np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    query_rows: Int[np.ndarray, " q"],
+    gallery_rows: Int[np.ndarray, " g"],
+    distance: str = "cosine",
+) -> tuple[Float[np.ndarray, " q"], Bool[np.ndarray, " q"], Float[np.ndarray, " q"]]:
+    """(known, right, unknown): distances to the nearest other image and to the nearest of another object, [q] each.
+
+    ``right``: whether the nearest other image shows the query's object. Known is NaN for queries without another image
+    of their object, which cannot be known; a distance is infinite where no image is left.
+    """
+    embeddings = np.asarray(embeddings)
+    largest = int(np.unique(labels[gallery_rows], return_counts=True)[1].max())
+    found = search(
+        embeddings[query_rows], embeddings[gallery_rows], largest + 1, distance, query_rows, gallery_rows=gallery_rows
+    )
+    there = found.rows >= 0
+    alike = (labels[found.rows] == labels[query_rows][:, None]) & there
+    known, right = found.distances[:, 0].astype(np.float64), alike[:, 0]
+    other = np.where(there & ~alike, found.distances, np.inf).min(axis=1).astype(np.float64)
+    names, counts = np.unique(labels[gallery_rows], return_counts=True)
+    place = np.searchsorted(names, labels[query_rows]).clip(max=len(names) - 1)
+    relatives = np.where(names[place] == labels[query_rows], counts[place], 0) - np.isin(query_rows, gallery_rows)
+    return np.where(relatives > 0, known, np.nan), right, other
+
+
+def choose_threshold(unknown: Float[np.ndarray, " q"], false_alarms: float) -> float:
+    """The largest threshold that accepts no more than a share ``false_alarms`` of the unknown queries.
+
+    A query is accepted at a distance up to the threshold, so it lies just below the ⌊share · q⌋ + 1-th smallest
+    distance; equal distances are accepted together or not at all. Infinite where all may be accepted, or none asked.
+    NaN counts nowhere.
+    """
+    scores = np.sort(unknown[~np.isnan(unknown)])
+    allowed = int(np.floor(false_alarms * len(scores) + 1e-9))
+    return float(np.nextafter(scores[allowed], -np.inf)) if allowed < len(scores) else float("inf")
+
+
+def auroc(known: Float[np.ndarray, " q"], unknown: Float[np.ndarray, " u"], weights: Any = None) -> Any:
+    """The probability that a known query is nearer than an unknown one; ties count half. Needs O(q) memory.
+
+    ``weights``: ([..., q], [..., u]) how often each counts, as a bootstrap draws them: one value per draw.
+    """
+    known_weights, unknown_weights = weights or (np.ones(len(known)), np.ones(len(unknown)))
+    order = np.argsort(unknown, kind="stable")
+    below = np.concatenate(
+        [np.zeros((*unknown_weights.shape[:-1], 1)), np.cumsum(unknown_weights[..., order], axis=-1)], axis=-1
+    )
+    nearer, as_near = (np.searchsorted(unknown[order], known, side) for side in ("left", "right"))
+    beaten = below[..., -1:] - 0.5 * (below[..., nearer] + below[..., as_near])
+    with np.errstate(invalid="ignore"):
+        return (known_weights * beaten).sum(-1) / (known_weights.sum(-1) * below[..., -1])
+
+
+def fpr_at_tpr(
+    known: Float[np.ndarray, " q"], unknown: Float[np.ndarray, " u"], weights: Any = None, tpr: float = 0.95
+) -> Any:
+    """The share of unknown queries accepted at the least threshold that accepts a share ``tpr`` of the known ones."""
+    known_weights, unknown_weights = weights or (np.ones(len(known)), np.ones(len(unknown)))
+    if not len(known):
+        return np.full(known_weights.shape[:-1], np.nan)
+    order = np.argsort(known, kind="stable")
+    reached = np.cumsum(known_weights[..., order], axis=-1)
+    least = np.argmax(reached >= tpr * reached[..., -1:] - 1e-9, axis=-1)
+    by_distance = np.argsort(unknown, kind="stable")
+    below = np.concatenate(
+        [np.zeros((*unknown_weights.shape[:-1], 1)), np.cumsum(unknown_weights[..., by_distance], axis=-1)], axis=-1
+    )
+    place = np.searchsorted(unknown[by_distance], known[order][least], side="right")
+    with np.errstate(invalid="ignore"):
+        return np.take_along_axis(below, np.asarray(place)[..., None], axis=-1)[..., 0] / below[..., -1]
+
+
+def open_set(
+    known: Scores, right: Bool[np.ndarray, "s q"], unknown: Scores, objects: Int[np.ndarray, " q"],
+    false_alarms: Sequence[float] = FALSE_ALARMS, resamples: int = 2000, seed: int = 0,
+) -> dict[str, dict[str, float | list[float]]]:  # fmt: skip
+    """{"auroc", "fpr@95tpr", "dir@1far", "far@1", …}: {"mean", "ci95"} of scores [seeds, queries], by seed and object.
+
+    ``dir@Xfar``: detection and identification, the share of known queries that are accepted with the right object
+    nearest, at the threshold that accepts X % of the unknown queries of *other* objects: objects are dealt into two
+    halves, and each is scored with the threshold of the other. ``far@X``: the share of unknown queries that this
+    threshold accepts in the half that is scored. Queries that cannot be known (NaN) are left out of what is known.
+
+    Intervals are 95 % percentile bootstrap intervals; objects are drawn with replacement, the images of an object stay
+    together, and seeds are averaged within a draw. Figures of no query are NaN.
+    """
+    names, index = np.unique(objects, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    half = rng.permutation(len(names))[index] % 2
+    draws = np.concatenate(
+        [np.ones((1, len(names))), rng.multinomial(len(names), [1 / len(names)] * len(names), resamples)]
+    )
+    weights = draws[:, index]  # the first draw is the data itself
+    found: dict[str, list[np.ndarray]] = {}
+    for one_known, one_right, one_unknown in zip(known, right, unknown, strict=True):
+        asked, alone = ~np.isnan(one_known), ~np.isnan(one_unknown)
+        both = (weights[:, asked], weights[:, alone])
+        found.setdefault("auroc", []).append(auroc(one_known[asked], one_unknown[alone], both))
+        found.setdefault("fpr@95tpr", []).append(fpr_at_tpr(one_known[asked], one_unknown[alone], both))
+        for share in false_alarms:
+            limits = np.array([choose_threshold(one_unknown[half != side], share) for side in (0, 1)])[half]
+            with np.errstate(invalid="ignore"):
+                hit, alarm = (one_known <= limits) & one_right, one_unknown <= limits
+                name = f"{100 * share:g}"
+                found.setdefault(f"dir@{name}far", []).append((both[0] @ hit[asked]) / both[0].sum(axis=1))
+                found.setdefault(f"far@{name}", []).append((both[1] @ alarm[alone]) / both[1].sum(axis=1))
+    return {name: _interval(np.mean(values, axis=0)) for name, values in found.items()}
+
+
+def _interval(values: Float[np.ndarray, " b"]) -> dict[str, float | list[float]]:
+    drawn = values[1:][np.isfinite(values[1:])]
+    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
+    return {"mean": float(values[0]), "ci95": [float(low), float(high)]}
