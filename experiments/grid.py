@@ -48,7 +48,7 @@ from experiments.tables import (
     row_config,
     summarize_table,
 )  # fmt: skip
-from fgis import build, choices, modes
+from fgis import build, choices, modes, reporting
 from fgis.features.store import bundled_path
 from fgis.learning import checkpoint
 from fgis.learning.train import init_states, train
@@ -247,7 +247,7 @@ def measure(
             params, more["training"], spent = train_heads(config, source, rows, experiment, place, began)
         else:
             params = init_states(experiment.recipe, experiment.runs).params
-        embed = lambda run, images: modes.embed_run(scoring, params, features[images], run)
+        embed = lambda run, images: reporting.embed_run(scoring, params, features[images], run)
     values = unseen_gallery(embed, plans, folds, rows.labels, scoring)
     return {**values, "labels": rows.labels}, {"seconds": spent + time.perf_counter() - began, **more}
 

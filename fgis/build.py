@@ -23,7 +23,7 @@ from fgis.learning.memory import empty_memory
 from fgis.learning.step import init_state, make_loss, make_train_step
 from fgis.learning.train import Recipe, Runs, Validation
 from fgis.retrieval.evaluate import object_folds
-from fgis.types import Batch, Objective, RunPlan, TrainState, UserError
+from fgis.types import Batch, Neighbours, Objective, RunPlan, TrainState, UserError
 
 START_ROWS = 4096  # images that a head's start is fitted to, where a run may see more
 MINED_ON = {"distance_weighted": "unit_euclidean"}  # miners that are defined on one distance alone
@@ -164,6 +164,11 @@ def build_scoring(config: ml_collections.ConfigDict) -> Scoring:
         resamples=config.evaluation.resamples,
         seed=config.seed,
     )
+
+
+def build_rerank(config: ml_collections.ConfigDict) -> Callable[..., Neighbours] | None:
+    """The re-ranking of ``config``, if any."""
+    return None if config.rerank.name == "none" else choose(config, "rerank")
 
 
 def head_fits(config: ml_collections.ConfigDict, params: Any, feature_size: int) -> bool:

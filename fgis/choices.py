@@ -19,6 +19,7 @@ from fgis.features.extract import check_settings
 from fgis.learning import heads, losses, mining, pair_losses, sampling
 from fgis.learning.learned import LEARNED
 from fgis.retrieval.metrics import find_metric
+from fgis.retrieval.rerank import DIRECTIONS, RERANKERS
 from fgis.types import UserError
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
@@ -36,6 +37,10 @@ def given() -> None:
     """Names the absence of mining in a config: the sampler lists the triplets."""
 
 
+def none() -> None:
+    """Names the absence of re-ranking in a config."""
+
+
 MINERS: dict[str, Callable[..., Any]] = {**mining.MINERS, **mining.SELECTORS}
 PAIR_LOSSES: dict[str, Callable[..., Any]] = {**pair_losses.PAIR_LOSSES, **pair_losses.GRADED_LOSSES}
 TABLES: dict[str, dict[str, Any]] = {
@@ -45,6 +50,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "loss": {**losses.LOSSES, **PAIR_LOSSES, **pair_losses.PROXY_LOSSES},
     "reduction": losses.REDUCTIONS,
     "optimizer": OPTIMIZERS,
+    "rerank": {"none": none, **RERANKERS},
 }
 BESIDE = {"sampler": sampling.POOLS, "loss": LEARNED}  # these share the arguments of a choice
 LISTS_TRIPLETS = ("published", "deep_ranking")  # samplers
@@ -52,6 +58,7 @@ LISTS_TRIPLETS = ("published", "deep_ranking")  # samplers
 SUPPLIED = {
     "table", "drawn", "labels", "rows", "seed", "coarse", "step", "key", "distances", "positives", "negatives",
     "opposites", "max_positives", "dimensions", "beta", "d_ap", "d_an", "sums", "parent", "name",
+    "queries", "gallery", "neighbours", "distance", "gallery_rows",
 }  # fmt: skip
 KEYS: dict[str, tuple[str, ...]] = {
     "features": ("path", "images", "collection", "backbone", "weights", "image_size", "fit", "pooling", "on_bad_image"),
@@ -68,13 +75,17 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
-def refuse_other(config: ml_collections.ConfigDict, saved: Mapping[str, Any], place: str, but: str = "\0") -> None:
+def refuse_other(
+    config: ml_collections.ConfigDict, saved: Mapping[str, Any], place: str, but: str | tuple[str, ...] = "\0"
+) -> None:
     """Raises ``UserError`` where ``config`` and the ``saved`` one differ, but for keys that start with ``but``."""
     if found := difference(plain(config), saved, place, but):
         raise UserError(f"config.{found}; name another --workdir, or give the same configuration")
 
 
-def difference(wanted: Mapping[str, Any], saved: Mapping[str, Any], place: Any, but: str = "\0") -> str:
+def difference(
+    wanted: Mapping[str, Any], saved: Mapping[str, Any], place: Any, but: str | tuple[str, ...] = "\0"
+) -> str:
     """In words, the first key in which ``wanted`` differs from what ``place`` was made with; "" where none does."""
     here, there = flatten(wanted), flatten(saved)
     differing = [k for k in sorted(here | there) if here.get(k) != there.get(k) and not k.startswith(but)]
@@ -125,6 +136,11 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.miner.name: {miner!r} does not go with config.sampler.name={sampler!r}; the samplers "
             f"{' and '.join(LISTS_TRIPLETS)} list their own triplets and take the miner 'given', and no other does"
+        )
+    if config.rerank.name != "none" and config.distance not in DIRECTIONS:
+        raise UserError(
+            f"config.rerank.name: {config.rerank.name!r} compares directions, and config.distance={config.distance!r} "
+            f"does not; take {' or '.join(DIRECTIONS)}, or 'none'"
         )
     if loss in pair_losses.PROXY_LOSSES and miner != "batch_all":
         raise UserError(

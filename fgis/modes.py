@@ -1,8 +1,7 @@
 """What each ``--mode`` does: the walk of a configuration through the rooms, and nothing numerical."""
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,16 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 from tqdm import tqdm
 
 from fgis import build, choices
 from fgis.features import collections, extract, store
 from fgis.learning import checkpoint
 from fgis.learning.train import Metrics, init_states, train
-from fgis.report import gallery, records, render, summary
-from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, protocol
-from fgis.retrieval.search import search
-from fgis.types import RunPlan, TrainState, UserError
-
-SHOWN = 6  # queries, and answers to each, in the galleries of a report
+from fgis.report import records, summary
+from fgis.reporting import Wanted, prepared, report_on, transfer_on
+from fgis.types import TrainState, UserError
 
 
 def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
@@ -61,14 +57,24 @@ def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | Non
     print(f"{time.monotonic() - began:.0f} s for {len(experiment.plans)} runs of {total} steps, evaluation and report")
 
 
-def evaluate_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
-    """Restores a checkpoint and evaluates it; on a feature file that it was not trained on, as ``transfer``."""
+def evaluate_mode(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    step: int | None = None,
+    wanted: Wanted = Wanted(),  # noqa: B008
+) -> None:
+    """Restores a checkpoint and evaluates it; on a feature file that it was not trained on, as ``transfer``.
+
+    How it is evaluated, and on what, may differ from what it was trained with.
+    """
     found, params, saved = checkpoint.restore_params(workdir, step)
-    choices.refuse_other(config, saved, str(workdir), but="features.")
+    choices.refuse_other(config, saved, str(workdir), but=("features.", "evaluation.", "rerank."))
     source, rows = open_source(config)
     if source.path == saved["features"]["path"]:
         experiment = open_experiment(config, rows)
-        report_on(config, workdir, experiment, rows, params, found)
+        report_on(config, workdir, experiment, rows, params, found, wanted)
+    elif wanted != Wanted():
+        raise UserError("--triplets, --neighbours: for the features that the run was trained on; leave config.features")
     else:
         transfer_on(config, workdir, rows, params, found)
 
@@ -118,12 +124,6 @@ def training_features(source: build.Source, rows: store.Rows, experiment: build.
     return fetch
 
 
-def prepared(rows: store.Rows, scoring: build.Scoring, block: int = 1024) -> Float[np.ndarray, "n f"]:
-    """All prepared features, in the memory of the host."""
-    blocks = (np.arange(start, min(start + block, len(rows.labels))) for start in range(0, len(rows.labels), block))
-    return np.concatenate([np.asarray(scoring.prepare(rows.read(index))) for index in blocks])
-
-
 def claim(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes ``config.json`` into a new workdir, or refuses one that holds another experiment."""
     workdir.mkdir(parents=True, exist_ok=True)
@@ -155,121 +155,6 @@ def recorder(
             checkpoint.save(manager, state, config, loss=shown.get("validation_loss", shown["loss"]))
 
     return on_record
-
-
-def report_on(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    experiment: build.Experiment,
-    rows: store.Rows,
-    params: Any,
-    step: int,
-) -> None:
-    """Evaluates all runs, trained and untrained, beside the frozen features; writes and prints the report."""
-    scoring, plans = experiment.scoring, experiment.plans
-    features = prepared(rows, scoring)
-
-    def values(embed: Callable[[int], Any], plans: Sequence[RunPlan]) -> dict[str, dict[str, np.ndarray]]:
-        return evaluate_runs(embed, plans, experiment.folds, rows.labels, scoring.metrics, scoring.distance)
-
-    untrained = init_states(experiment.recipe, experiment.runs).params
-    found = {
-        "frozen": values(lambda run: features, [plan for plan in plans if plan.seed == scoring.seed]),
-        "untrained": values(partial(embed_run, scoring, untrained, features), plans),
-        "trained": values(partial(embed_run, scoring, params, features), plans),
-    }
-    gallery_size = {"unseen_gallery": int(np.bincount(experiment.folds).max())}
-    evaluations = {
-        name: compare(
-            {row: found[row][name] for row in found},
-            rows.labels,
-            gallery_size.get(name, len(rows.labels)),
-            scoring.resamples,
-            scoring.seed,
-        )
-        for name in found["trained"]
-    }
-    shown = galleries(build.source(config), experiment, rows, found, partial(embed_run, scoring, params, features))
-    write_report(config, workdir, step, evaluations, plans, shown)
-
-
-def transfer_on(config: ml_collections.ConfigDict, workdir: Path, rows: store.Rows, params: Any, step: int) -> None:
-    """Evaluates heads on images of another feature file, none of which they have seen; heads of all objects if any."""
-    scoring, plans = build.build_scoring(config), build.plan_runs(config)
-    features, labels = prepared(rows, scoring), rows.labels
-    runs = [run for run, plan in enumerate(plans) if plan.fold < 0] or list(range(len(plans)))
-    if not build.head_fits(config, params, features.shape[1]):
-        raise UserError(
-            f"config.features.path: features of size {features.shape[1]}, but the heads in {workdir} were trained on "
-            "features of another size; extract these images with the same backbone and pooling"
-        )
-    embedded = [embed_run(scoring, params, features, run) for run in runs]
-    asked = protocol(labels, scoring.metrics)
-    frozen = evaluate(features, labels, asked, scoring.metrics, scoring.distance)
-    each = [evaluate(embeddings, labels, asked, scoring.metrics, scoring.distance) for embeddings in embedded]
-    found = {
-        "frozen": {name: values[None] for name, values in frozen.items()},
-        "trained": {name: np.stack([values[name] for values in each]) for name in scoring.metrics},
-    }
-    evaluations = {"transfer": compare(found, labels, len(labels), scoring.resamples, scoring.seed)}
-    write_report(config, workdir, step, evaluations, plans, {})
-
-
-def embed_run(scoring: build.Scoring, params: Any, features: np.ndarray, run: int) -> np.ndarray:
-    """The embeddings of all images under the head of one run."""
-    return np.asarray(scoring.embed(jax.tree.map(lambda x: jnp.asarray(x[run]), params), jnp.asarray(features)))
-
-
-def write_report(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    step: int,
-    evaluations: dict[str, Any],
-    plans: Sequence[RunPlan],
-    shown: dict[str, list[gallery.Answers]],
-) -> None:
-    """``report.html`` and ``report.json`` in the workdir, and the same table on the terminal."""
-    history = records.read_records(workdir / "metrics.jsonl", step)
-    report = {
-        "version": records.VERSION,
-        "config": choices.plain(config),
-        "step": step,
-        "versions": records.versions(),
-        "collapsed": [list(plans[run]) for run in summary.collapsed(history)],
-        "evaluations": evaluations,
-    }
-    records.write_text(workdir / "report.html", render.html(report, history, plans, shown))
-    records.write_json(workdir / "report.json", report)  # last: where it is, the run is finished
-    print(f"\n{summary.text(report)}\n{workdir / 'report.json'}\n{workdir / 'report.html'}")
-
-
-def galleries(
-    source: build.Source,
-    experiment: build.Experiment,
-    rows: store.Rows,
-    found: dict[str, dict[str, dict[str, np.ndarray]]],
-    embed: Callable[[int], np.ndarray],
-) -> dict[str, list[gallery.Answers]]:
-    """The worst and the best queries, answered by heads that have not seen their objects if there are such heads."""
-    name = "unseen_objects" if "unseen_objects" in found["trained"] else "closed_set"
-    metric, trained = next(iter(found["trained"][name].items()))
-    read_image = None
-    if source.images:
-        images = collections.load_collection(source.collection, source.images)
-        place = {image_id: i for i, image_id in enumerate(images.image_ids)}
-        read_image = lambda row: images.read(place[rows.image_ids[row]]) if rows.image_ids[row] in place else None
-    shown = {}
-    queries = gallery.worst_and_best(trained, found["frozen"][name][metric][0], rows.labels, SHOWN)
-    for title, chosen in zip(("Worst", "Best"), queries, strict=True):
-        answers = []
-        for query in chosen:
-            fold = int(experiment.folds[query]) if name == "unseen_objects" else -1
-            embeddings = embed(experiment.plans.index(RunPlan(experiment.scoring.seed, fold)))
-            own = np.array([query])
-            ranked = search(embeddings[own], embeddings, SHOWN, experiment.scoring.distance, query_rows=own)
-            answers += gallery.answers([query], ranked, rows.labels, rows.image_ids, read_image)
-        shown[f"{title} queries: {name.replace('_', ' ')}, by {metric}"] = answers
-    return shown
 
 
 MODES = {"train": train_mode, "evaluate": evaluate_mode, "extract": extract_mode}

@@ -9,7 +9,10 @@ ROOT = Path(__file__).parents[1]
 # Floors from the top; a room may import from floors below its own and from itself, not from others of its floor.
 FLOORS = [
     {"main"},
+    {"command"},
+    {"picture_search"},
     {"modes"},
+    {"reporting"},
     {"build"},
     {"choices"},
     {"report", "retrieval", "learning", "features"},
@@ -17,12 +20,12 @@ FLOORS = [
     {"types"},
 ]
 KNOWN_TO = {
-    "ml_collections": {"main", "modes", "build", "choices"},
-    "absl": {"main"},
+    "ml_collections": {"main", "command", "picture_search", "modes", "reporting", "build", "choices"},
+    "absl": {"main", "command"},
     "keras": {"features"},
     "orbax": {"learning"},
     "matplotlib": {"report"},
-    "h5py": {"features"},
+    "h5py": {"features", "report"},
     "tensorflow": set(),
 }
 

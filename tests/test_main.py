@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fgis import main as module
+from fgis import command, modes
 from fgis.features.store import load_features
 from fgis.learning import checkpoint, heads
 from fgis.main import main
@@ -37,14 +37,18 @@ def test_a_run_leaves_what_the_contract_says(run):
         "metrics.jsonl",
         "report.json",
         "report.html",
+        "operating_point.json",
     }
     report = json.loads((run / "report.json").read_text())
     assert (report["version"], report["step"]) == (1, 12)
+    open_set = report["evaluations"].pop("open_set")
+    assert set(open_set["trained"]) == {"auroc", "fpr@95tpr", "dir@1far", "far@1", "dir@10far", "far@10"}
+    assert set(open_set["frozen"]) == set(open_set["trained"])
     assert set(report["evaluations"]) == {"closed_set", "unseen_objects", "unseen_gallery"}
     for name, evaluation in report["evaluations"].items():
         assert (evaluation["queries"], evaluation["gallery"]) == (48, 16 if name == "unseen_gallery" else 48)
         for row in ("trained", "frozen", "difference", "untrained", "difference_untrained"):
-            for metric in ("ns_score", "accuracy_top4", "recall@1", "map@r"):
+            for metric in ("ns_score", "accuracy_top4", "recall@1", "map@r", "knn@3"):
                 low, high = evaluation[row][metric]["ci95"]
                 assert low <= evaluation[row][metric]["mean"] <= high
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -88,6 +92,56 @@ def test_evaluate_restores_the_checkpoint_and_gives_the_same_figures(run, featur
     (run / "report.json").unlink()
     assert main(arguments(features, run, "--mode=evaluate")) == 0
     assert (run / "report.json").read_bytes() == before
+
+
+def test_the_operating_point_is_what_unseen_objects_were_refused_at(run):
+    point = json.loads((run / "operating_point.json").read_text())
+    assert (point["version"], point["step"], point["false_alarms"], point["unseen_objects"]) == (1, 12, 0.1, True)
+    assert 0 < point["threshold"] < 2
+    accepted = json.loads((run / "report.json").read_text())["evaluations"]["open_set"]["trained"]["far@10"]
+    assert accepted["mean"] == pytest.approx(0.1, abs=0.1)
+
+
+@pytest.fixture
+def kept(run):
+    """The run, whose report an evaluation may overwrite."""
+    files = {name: (run / name).read_bytes() for name in ("report.json", "report.html", "operating_point.json")}
+    yield run
+    for name, content in files.items():
+        (run / name).write_bytes(content)
+
+
+def test_how_a_run_is_evaluated_may_differ_from_how_it_was_trained(kept, features):
+    more = ("--config.rerank.name=database_augmentation", "--config.evaluation.metrics=('map@r','map')")
+    assert main(arguments(features, kept, "--mode=evaluate", *more)) == 0
+    for name in ("closed_set", "unseen_objects", "unseen_gallery"):
+        found = figures(kept)[name]
+        assert set(found["trained"]) == {"map@r", "map"}
+        for row in ("frozen_reranked", "reranked", "difference_reranked"):
+            assert set(found[row]) == {"map@r"}  # "map" reads the whole ranking
+        gained = found["reranked"]["map@r"]["mean"] - found["trained"]["map@r"]["mean"]
+        assert found["difference_reranked"]["map@r"]["mean"] == pytest.approx(gained)
+        assert gained != 0
+
+
+def test_triplets_and_neighbours_on_demand(kept, features, tmp_path):
+    (tmp_path / "t.csv").write_text("000.jpg,001.jpg,020.jpg\n004.jpg,005.jpg,000.jpg\n000.jpg,001.jpg,002.jpg\n")
+    more = ("--mode=evaluate", f"--triplets={tmp_path / 't.csv'}", "--neighbours")
+    assert main(arguments(features, kept, *more)) == 0
+    found = figures(kept)["triplets"]
+    assert found["queries"] == 3
+    for row in ("frozen", "untrained", "trained"):
+        assert 0 <= found[row]["similarity_precision"]["mean"] <= 1
+        assert -3 <= found[row]["score@30"]["mean"] <= 3
+    x = np.asarray(heads.prepare(load_features(str(features)).features, 0.5, True))
+    right = [x[q] @ x[p] > x[q] @ x[n] for q, p, n in ((0, 1, 20), (4, 5, 0), (0, 1, 2))]
+    assert found["frozen"]["similarity_precision"]["mean"] == pytest.approx(np.mean(right))
+    with h5py.File(kept / "neighbours.h5") as file:
+        rows, distances = file["rows"][...], file["distances"][...]
+        assert (rows.shape, len(file["image_ids"])) == ((48, 47), 48)
+        assert (rows != np.arange(48)[:, None]).all()
+        assert (np.diff(distances, axis=1) >= 0).all()
+    (kept / "neighbours.h5").unlink()
 
 
 def test_evaluate_on_another_file_is_a_transfer(run, features, tmp_path):
@@ -140,7 +194,8 @@ def test_weight_decay_does_not_move_the_centre_of_a_head(features, tmp_path):
 def test_an_ablation_is_a_flag(more, features, tmp_path):
     short = ("--config.train.total_steps=2", "--config.seeds=1", *more)
     assert main(arguments(features, tmp_path, *short)) == 0
-    assert all(np.isfinite(e["trained"]["map@r"]["mean"]) for e in figures(tmp_path).values())
+    found = [evaluation for name, evaluation in figures(tmp_path).items() if name != "open_set"]
+    assert all(np.isfinite(evaluation["trained"]["map@r"]["mean"]) for evaluation in found)
 
 
 def test_the_published_variant_runs_and_validates(features, tmp_path):
@@ -176,7 +231,7 @@ def test_the_published_variant_runs_and_validates(features, tmp_path):
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_line_and_exit_code_2(more, line, features, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module.modes, "train", lambda *a, **k: pytest.fail("something was trained"))
+    monkeypatch.setattr(modes, "train", lambda *a, **k: pytest.fail("something was trained"))
     assert main(arguments(features, tmp_path / "none", *more)) == 2
     error = capsys.readouterr().err
     assert error.startswith("fgis: ")
@@ -222,11 +277,11 @@ def test_the_bundled_features_refuse_another_backbone(tmp_path, capsys):
 
 def test_every_experiment_has_a_default_workdir_of_its_own():
     def default(*more):
-        return str(module.parse([CONFIG, *more]).workdir)
+        return str(command.parse([CONFIG, *more]).workdir)
 
     assert default() == "runs/ukbench"
     assert default("--config.seeds=10", "--config.miner.name=semi_hard") == "runs/ukbench,miner.name=semi_hard,seeds=10"
-    assert str(module.parse([f"{CONFIG}:published"]).workdir) == "runs/ukbench-published"
+    assert str(command.parse([f"{CONFIG}:published"]).workdir) == "runs/ukbench-published"
 
 
 def test_the_module_is_a_command():

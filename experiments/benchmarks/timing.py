@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -63,6 +64,17 @@ def row(case: str, ours: Measured, peer_name: str, peer: Measured, **more: Any) 
         "peer_mb": round(peer.megabytes),
         **more,
     }
+
+
+def alone(case: str, ours: Measured, peer_name: str) -> dict[str, Any]:
+    """Return the row of a case that the peer cannot do."""
+    return row(case, ours, peer_name, ours) | {"peer_s": None, "ratio": None, "peer_mb": None}
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process of its own: the peak memory of a parent counts as that of its children."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def report(benchmark: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -21,11 +21,9 @@ for ``distance_weighted`` on the same triplets, and the same mean loss over many
 
 import argparse
 import importlib.util
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -205,14 +203,13 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
     """Check and time one case; return its row of the report."""
     name, size = split(case)
     sides = (ours, peer) if size <= PEER_ROWS else (ours,)
-    if len(sides) == 2:  # in a process of its own: the peak memory of a parent counts as that of its children
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            pool.submit(check, name, size).result()
+    if len(sides) == 2:
+        timing.apart(check, name, size)
     found = timing.interleave([(make_turn, (side, name, size)) for side in sides], repeats)
     found = [one._replace(seconds=one.seconds / STEPS) for one in found]
     if len(sides) == 2:
         return timing.row(case, found[0], PEER, found[1])
-    return timing.row(case, found[0], PEER, found[0]) | {"peer_s": None, "ratio": None, "peer_mb": None}
+    return timing.alone(case, found[0], PEER)
 
 
 def split(case: str) -> tuple[str, int]:

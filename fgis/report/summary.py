@@ -9,14 +9,19 @@ TITLES = {
     "closed_set": "closed set: every image asks, every image answers, the head was trained on all of them",
     "unseen_objects": "unseen objects: queries show objects that the head was not trained on, all images answer",
     "unseen_gallery": "unseen gallery: the same queries, asked of unseen objects alone, which no fit can flatter",
+    "open_set": "open set: is there anything like it? Every query asks with its object in the gallery, and without it",
+    "triplets": "triplets: is the positive nearer to the query than the negative? Heads that have not seen its object",
     "transfer": "transfer: images of another feature file, none of them used in training",
 }
 ROWS = {
     "frozen": "frozen features",
     "untrained": "head before training",
     "trained": "trained head",
+    "frozen_reranked": "frozen features, re-ranked",
+    "reranked": "trained head, re-ranked",
     "difference": "trained − frozen, paired",
     "difference_untrained": "trained − untrained, paired",
+    "difference_reranked": "re-ranked − trained, paired",
 }
 
 

@@ -19,6 +19,8 @@ from fgis.retrieval.ranks import count_ranks
 from fgis.retrieval.search import Gallery, prepare_gallery, search
 from fgis.types import Neighbours, Protocol, RunPlan
 
+Rerank = Callable[..., Neighbours]  # as in ``fgis.retrieval.rerank``
+CANDIDATES = 100  # neighbours that a re-ranking begins with
 MEMBERS = 1 << 22  # relatives at a time whose ranks are held in memory
 
 
@@ -51,16 +53,24 @@ def evaluate(
     metrics: Sequence[str],
     distance: str = "cosine",
     coarse: Int[np.ndarray, " n"] | None = None,
+    rerank: Rerank | None = None,
 ) -> dict[str, Float[np.ndarray, " q"]]:
     """The value of every metric for every query of the protocol; NaN where a query has no relatives in the gallery.
 
     One ranking serves all metrics: it holds the query itself, which is taken out by its row for the metrics that
     exclude it (and for all of them where ``protocol.exclude_self``). Metrics over the whole ranking count what is
     nearer than each relative. ``coarse`` labels grade the answers of ``ndcg@K``; without them there is one grade.
+    With ``rerank`` the first ``CANDIDATES`` are put into another order before they are judged, and the metrics over
+    the whole ranking are left out.
     """
     gallery = prepare_gallery(np.asarray(embeddings)[protocol.gallery_rows], distance, protocol.gallery_rows)
     asked = np.asarray(embeddings)[protocol.query_rows]
     chosen = {name: find_metric(name) for name in metrics}
+    if rerank:
+        vectors = np.asarray(embeddings)[protocol.gallery_rows]
+        depth = min(max(protocol.depth + 1, CANDIDATES), len(vectors))
+        first = search(asked, gallery, depth)
+        return judge(rerank(asked, vectors, first, distance, protocol.gallery_rows), labels, protocol, metrics, coarse)
     found = search(asked, gallery, protocol.depth + 1) if any(m.reads != "ranks" for m in chosen.values()) else None
     values = judge(found, labels, protocol, metrics, coarse)
     if any(metric.reads == "ranks" for metric in chosen.values()):
@@ -171,6 +181,8 @@ def evaluate_runs(
     labels: Int[np.ndarray, " n"],
     metrics: Sequence[str],
     distance: str,
+    coarse: Int[np.ndarray, " n"] | None = None,
+    rerank: Rerank | None = None,
 ) -> dict[str, dict[str, Float[np.ndarray, "s n"]]]:
     """{evaluation: {metric: [seeds, images]}} of a batch of runs; ``embed(r)`` embeds all images under run r.
 
@@ -189,13 +201,18 @@ def evaluate_runs(
             }
         embeddings = embed(run)
         for name, asking in asked.items():
-            table = values.setdefault(name, {key: np.full((len(seeds), len(labels)), np.nan) for key in metrics})
-            for key, found in evaluate(embeddings, labels, asking, metrics, distance).items():
+            table = values.setdefault(name, {})
+            for key, found in evaluate(embeddings, labels, asking, metrics, distance, coarse, rerank).items():
+                table.setdefault(key, np.full((len(seeds), len(labels)), np.nan))
                 table[key][seeds.index(plan.seed), asking.query_rows] = found
     return values
 
 
-DIFFERENCES = {"difference": ("trained", "frozen"), "difference_untrained": ("trained", "untrained")}
+DIFFERENCES = {
+    "difference": ("trained", "frozen"),
+    "difference_untrained": ("trained", "untrained"),
+    "difference_reranked": ("reranked", "trained"),
+}
 
 
 def compare(
@@ -208,11 +225,12 @@ def compare(
     """One evaluation of a report, from {row: {metric: values}}: frozen, trained and, if any, untrained rows.
 
     Differences are paired, image by image and seed by seed: ``difference`` is what the head adds to the frozen
-    features, ``difference_untrained`` what training adds to the head as it began.
+    features, ``difference_untrained`` what training adds to the head as it began, ``difference_reranked`` what
+    re-ranking adds to the trained head.
     """
     values = dict(rows)
     for name, (one, other) in DIFFERENCES.items():
-        if other not in rows:
+        if one not in rows or other not in rows:
             continue
         values[name] = {metric: rows[one][metric] - rows[other][metric] for metric in rows[one]}
     relatives = np.unique(labels, return_inverse=True, return_counts=True)

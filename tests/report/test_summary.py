@@ -17,8 +17,11 @@ def test_tables_have_published_frozen_and_trained_rows():
         ["frozen features", "3.5000 [3.2500, 3.7500]", "–"],
         ["head before training", "3.5000 [3.2500, 3.7500]", "–"],
         ["trained head", "3.5000 [3.2500, 3.7500]", "–"],
+        ["frozen features, re-ranked", "3.5000 [3.2500, 3.7500]", "–"],
+        ["trained head, re-ranked", "3.5000 [3.2500, 3.7500]", "–"],
         ["trained − frozen, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
         ["trained − untrained, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
+        ["re-ranked − trained, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
     ]
     assert "3.5000 [3.2500, 3.7500]" in summary.text(report())
 
