@@ -24,15 +24,14 @@ from tabulate import tabulate
 
 from experiments.grid import machine
 from experiments.tables import DATASETS, LEVEL, RESAMPLES, Options, Row, Table, escape, reason_against, row_config
-from fgis import build, choices, modes
+from fgis import build, choices, modes, reporting
 from fgis.report import records
 from fgis.report.summary import figure
-from fgis.retrieval.evaluate import object_folds, protocol, summarize
-from fgis.retrieval.metrics import find_metric
+from fgis.retrieval.evaluate import judge, object_folds, protocol, summarize
 from fgis.retrieval.rerank import RERANKERS, choose_on_other_folds
 from fgis.retrieval.search import search
 from fgis.retrieval.statistics import FLIPS, corrected, paired
-from fgis.types import Neighbours, UserError
+from fgis.types import UserError
 
 GRID: dict[str, dict[str, tuple]] = {
     "average_query_expansion": {"n": (2, 3, 4, 6, 10)},
@@ -47,7 +46,7 @@ NONE, ANY = "no re-ranking", "the best of all"
 CHOSEN = "Parameters chosen, and in how many folds:"
 COMMENTARY: dict[str, str] = {}
 
-Key = tuple[str, tuple[tuple[str, Any], ...]]  # (method, its parameters)
+Key = Any  # (method, ((parameter, value), ...))
 PerQuery = dict[str, Float[np.ndarray, " n"]]  # by metric
 
 
@@ -61,7 +60,7 @@ class Found(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs, prints and writes the tables; returns the exit code: 0, or 2 after a line about what is missing or wrong."""
+    """Runs, prints and writes the tables; returns the exit code: 0, or 2 after a line about what is missing."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command, code = shlex.join(["python", "-m", "experiments.reranking", *arguments]), 0
     parser = argparse.ArgumentParser(prog="python -m experiments.reranking")
@@ -93,8 +92,9 @@ def run(dataset: str, options: Options) -> dict[str, Any]:
     if options.folds > (objects := len(np.unique(rows.labels))):
         raise UserError(f"--folds: {options.folds} folds of {objects} objects; write at most {objects}")
     folds = object_folds(rows.labels, options.folds, config.seed)
-    found = rerank_all(modes.prepared(rows, scoring), rows.labels, folds, scoring, DATASETS[dataset].headline)
-    return summarize_rows(found, rows.labels, scoring.metrics, DATASETS[dataset].headline) | {
+    headline = DATASETS[dataset].headline
+    found = rerank_all(reporting.prepared(rows, scoring), rows.labels, folds, scoring, headline, rows.coarse)
+    return summarize_rows(found, rows.labels, scoring.metrics, headline) | {
         "table": "reranking",
         "dataset": dataset,
         "date": time.strftime("%Y-%m-%d"),
@@ -108,12 +108,11 @@ def run(dataset: str, options: Options) -> dict[str, Any]:
 
 def rerank_all(
     features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], folds: Int[np.ndarray, " n"],
-    scoring: build.Scoring, headline: str,
+    scoring: build.Scoring, headline: str, coarse: Int[np.ndarray, " n"] | None = None,
 ) -> list[Found]:  # fmt: skip
     """Every row: none, each method with parameters from other objects, and the method from other objects too."""
-    images = np.arange(len(labels))
-    depth = protocol(labels, scoring.metrics).depth + 1  # the query is in its own list
-    once = lambda: search(features, features, depth, scoring.distance)
+    images, asked = np.arange(len(labels)), protocol(labels, scoring.metrics)
+    once = lambda: search(features, features, asked.depth + 1, scoring.distance)  # the query is in its own list
     first = once()  # compiles what the second one, which is timed, has compiled
     values: dict[Key, PerQuery] = {}
     seconds: dict[Key, float] = {}
@@ -122,7 +121,7 @@ def rerank_all(
         began = time.perf_counter()
         found = method(features, features, first, scoring.distance, images, **parameters) if method else once()
         seconds[key] = time.perf_counter() - began
-        values[key] = score(found, labels, scoring.metrics)
+        values[key] = judge(found, labels, asked, scoring.metrics, coarse)
         shown = f"{headline} {np.nanmean(values[key][headline]):.4f}, {seconds[key]:.1f} s"
         print(f"reranking: {readable(key)}: {shown}", file=sys.stderr, flush=True)
     rows = []
@@ -144,20 +143,6 @@ def combinations() -> list[Key]:
         for name, grid in GRID.items()
         for values in itertools.product(*grid.values())
     ]
-
-
-def score(found: Neighbours, labels: Int[np.ndarray, " n"], metrics: Sequence[str]) -> PerQuery:
-    """Every metric of every image, whose lists hold the image itself: taken out by its row where a metric says so."""
-    images = np.arange(len(labels))[:, None]
-    relevance, own = (labels[found.rows] == labels[:, None]) & (found.rows >= 0), found.rows == images
-    last = np.argsort(own, axis=1, kind="stable")
-    others = np.take_along_axis(relevance & ~own, last, axis=1)
-    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    values = {}
-    for metric in metrics:
-        function, includes_query, _ = find_metric(metric)
-        values[metric] = function(relevance, counts[index]) if includes_query else function(others, counts[index] - 1)
-    return values
 
 
 def summarize_rows(

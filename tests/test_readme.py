@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import grid
+from experiments import grid, reranking
 from experiments.readme import sampling_table
 from fgis.main import main
 from tests.tiny import ROOT, write_features
@@ -26,6 +26,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("python -m fgis.main")]
 TABLES = [line for line in LINES if line.startswith("python -m experiments.")]
+RERANKING = [line for line in TABLES if "reranking" in line]
 SETUP = [line for line in LINES if line not in COMMANDS + TABLES]
 
 
@@ -48,6 +49,8 @@ def place(tmp_path_factory):
             lines.append(f"train/{label}_{view}.jpg, {label}, 0")
         for view in range(4):
             photo(place / "ukbench" / f"ukbench{4 * label + view:05d}.jpg", label)
+    photo(place / "query.jpg", 3)
+    (place / "triplets.csv").write_text("ukbench00000.jpg,ukbench00001.jpg,ukbench00004.jpg\n")
     (place / "photos" / "object0" / "broken.jpg").write_bytes(b"no image")
     for split, content in (("train", lines), ("val", []), ("test", [])):
         (place / "grocerystore" / f"{split}.txt").write_text("\n".join(content))
@@ -74,8 +77,9 @@ def adapted(command: str, number: int) -> list[str]:
             arguments.append("--config.features.image_size=(64,64)")
     if "--mode=extract" not in command:
         arguments += SHORT
-        if "--workdir" not in command:  # the README's, which SHORT would lengthen
-            arguments.append("--workdir=runs/ukbench" if command == FIRST else f"--workdir=runs/{number}")
+        own = command == FIRST or "--mode=evaluate" in command
+        if "--workdir" not in command and "--mode=search" not in command:  # the README's, which SHORT would lengthen
+            arguments.append("--workdir=runs/ukbench" if own else f"--workdir=runs/{number}")
     return arguments
 
 
@@ -86,11 +90,24 @@ def test_the_commands_of_the_readme_work(place, monkeypatch, capsys):
     for number, command in enumerate([FIRST, *COMMANDS]):
         assert main(adapted(command, number)) == 0, f"{command}: {capsys.readouterr().err}"
     assert len(list(place.glob("runs/*/report.html"))) == sum("--mode" not in command for command in [FIRST, *COMMANDS])
-    assert "data:image/jpeg" in next(place.glob(f"runs/{1 + photos_run()}/report.html")).read_text()
+    assert "data:image/jpeg" in (place / "runs" / "photos" / "report.html").read_text()
+    assert len(list(place.glob("runs/photos/search/*.html"))) == 1
+    assert len(list(place.glob("runs/search/*.html"))) == 1
+    assert (place / "runs" / "ukbench" / "neighbours.h5").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", TABLES)
+@pytest.mark.parametrize("command", RERANKING)
+def test_the_table_of_re_rankings_works(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reranking, "GRID", {"local_scaling": {"k": (2,)}})
+    features = write_features(tmp_path / "features.h5")
+    monkeypatch.chdir(tmp_path)
+    assert reranking.main([*shlex.split(command)[3:], f"--features.path={features}"]) == 0, capsys.readouterr().err
+    assert len(list(tmp_path.glob("runs/tables/reranking.*.tex"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [line for line in TABLES if line not in RERANKING])
 def test_the_tables_of_the_readme_work(command, tmp_path, monkeypatch, capsys):
     """Their first rows (frozen, untrained, the default), on small features."""
     module, *arguments = shlex.split(command)[2:]
@@ -100,11 +117,6 @@ def test_the_tables_of_the_readme_work(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert grid.main(table._replace(rows=table.rows[:3]), [*arguments, *short]) == 0, capsys.readouterr().err
     assert len(list(tmp_path.glob("runs/tables/*.tex"))) == 1
-
-
-def photos_run() -> int:
-    """The place of the command that trains on photos, among COMMANDS."""
-    return next(i for i, c in enumerate(COMMANDS) if "photos.py" in c and "extract" not in c)
 
 
 def test_the_sampling_table_is_that_of_the_committed_results():
