@@ -291,6 +291,19 @@ def test_the_module_is_a_command():
     assert "--workdir" in done.stdout
 
 
+@pytest.mark.parametrize("miner", ["semi_hard", "batch_hard"])
+def test_a_diverged_run_is_one_line_and_saves_nothing(miner, tmp_path, capsys):
+    """Miners pass over NaN embeddings, so that their loss is a harmless 0."""
+    more = ("--config.optimizer.name=sgd", "--config.optimizer.sgd.learning_rate=1e30", f"--config.miner.name={miner}")
+    features = write_features(tmp_path / "features.h5")
+    assert main(arguments(features, tmp_path / "run", "--config.head.name=mlp", *more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fgis: training diverged: by step ")
+    assert "of 8 runs have parameters that are NaN or infinite" in error
+    assert not list((tmp_path / "run" / "checkpoints").glob("*/params"))
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
 def test_a_collapsed_run_is_named_on_the_terminal_and_in_the_report(tmp_path, capsys):
     hardest = (
         "--config.miner.name=hard_negatives", "--config.loss.name=triplet", "--config.head.name=mlp",

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fgis.learning.step import Step
-from fgis.types import Batch, TrainState
+from fgis.types import Batch, TrainState, UserError
 
 Fetch = Callable[[np.ndarray], np.ndarray]  # rows [...] -> features [..., f]; row -1 may hold anything finite
 Metrics = dict[str, np.ndarray]  # each [steps, r]
@@ -76,6 +76,9 @@ def train(
     diagnostics of the last batch, [1, r] each. ``state`` resumes, and is given up to the device (donated).
     ``together``: by ``vmap``, or run after run inside one program. Without it ``vmap`` on accelerators, where a batch
     of small products fills the device, and in turn on a CPU, whose cores one run fills and whose caches many leave.
+
+    Raises:
+      UserError: at a record, parameters are NaN or infinite; the state is given to nobody.
     """
     together = jax.default_backend() != "cpu" if together is None else together
     state = init_states(recipe, runs) if state is None else state
@@ -97,9 +100,21 @@ def train(
                 recipe, recipe.diagnose, state.params, runs, features, known, jnp.int32(stop - 1), together
             )
             metrics |= {name: np.asarray(values)[None] for name, values in found.items()}
+        if lost := int((~np.asarray(_finite(state.params))).sum()):
+            # Said here, before anything is saved: miners pass over NaN, and the loss of no triplet is a harmless 0.
+            raise UserError(
+                f"training diverged: by step {stop}, {lost} of {len(runs.seeds)} runs have parameters that are NaN or "
+                "infinite; lower the learning rate (config.optimizer), and name another --workdir"
+            )
         on_record(stop, state, metrics)
         start = stop
     return state
+
+
+@jax.jit
+def _finite(params: Any) -> Bool[Array, " r"]:
+    """Whether all parameters of each of the stacked runs are finite."""
+    return jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in jax.tree.leaves(params)]).all(axis=0)
 
 
 def _dense(labels: Int[np.ndarray, " n"]) -> Int[Array, " n"]:
