@@ -20,7 +20,7 @@ FLOORS = [
     {"types"},
 ]
 KNOWN_TO = {
-    "ml_collections": {"main", "command", "picture_search", "modes", "reporting", "build", "choices"},
+    "ml_collections": {"main", "command", "modes", "reporting", "build", "choices"},
     "absl": {"main", "command"},
     "keras": {"features"},
     "orbax": {"learning"},

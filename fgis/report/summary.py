@@ -50,6 +50,8 @@ def tables(report: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
         counts = f"{evaluation['queries']} queries, gallery of {evaluation['gallery']}"
         if evaluation["without_relatives"]:
             counts += f", {evaluation['without_relatives']} without relatives left out"
+        if tied := max(evaluation.get("tied", {}).values(), default=0):
+            counts += f", up to {tied:g} of them cut off at a tie"
         found.append((f"{TITLES[name]} ({counts})", ["", *metrics], rows))
     return found
 

@@ -19,6 +19,7 @@ from fgis.retrieval.ranks import count_ranks
 from fgis.retrieval.search import Gallery, prepare_gallery, search
 from fgis.types import Neighbours, Protocol, RunPlan
 
+TIED = "tied"
 Rerank = Callable[..., Neighbours]  # as in ``fgis.retrieval.rerank``
 CANDIDATES = 100  # neighbours that a re-ranking begins with
 MEMBERS = 1 << 22  # relatives at a time whose ranks are held in memory
@@ -99,6 +100,7 @@ def judge(
     totals_without_own = totals - np.isin(asking, answering)
     with_own: dict[str, tuple[np.ndarray, ...]] = {"relevance": (relevance, totals)}
     without_own: dict[str, tuple[np.ndarray, ...]] = {"relevance": (others(relevance & ~own), totals_without_own)}
+    without_own["tied"] = (np.full(len(asking), np.nan) if found.tied is None else found.tied,)
     if any(metric.reads == "votes" for metric in chosen.values()):
         distances = others(np.where(own | ~there, np.inf, found.distances))
         without_own["votes"] = (others(labels[found.rows]), distances, asked, totals_without_own)
@@ -186,6 +188,8 @@ def evaluate_runs(
 ) -> dict[str, dict[str, Float[np.ndarray, "s n"]]]:
     """{evaluation: {metric: [seeds, images]}} of a batch of runs; ``embed(r)`` embeds all images under run r.
 
+    Besides the metrics each first search tells which queries it had to cut off at a tie: ``TIED``.
+
     Runs that saw every object give ``closed_set``; the others, each on the fold it has not seen, give
     ``unseen_objects`` and ``unseen_gallery``.
     """
@@ -202,7 +206,8 @@ def evaluate_runs(
         embeddings = embed(run)
         for name, asking in asked.items():
             table = values.setdefault(name, {})
-            for key, found in evaluate(embeddings, labels, asking, metrics, distance, coarse, rerank).items():
+            wanted = metrics if rerank else (*metrics, TIED)
+            for key, found in evaluate(embeddings, labels, asking, wanted, distance, coarse, rerank).items():
                 table.setdefault(key, np.full((len(seeds), len(labels)), np.nan))
                 table[key][seeds.index(plan.seed), asking.query_rows] = found
     return values
@@ -226,18 +231,21 @@ def compare(
 
     Differences are paired, image by image and seed by seed: ``difference`` is what the head adds to the frozen
     features, ``difference_untrained`` what training adds to the head as it began, ``difference_reranked`` what
-    re-ranking adds to the trained head.
+    re-ranking adds to the trained head. ``tied``: for how many queries (mean over seeds) the row numbers, and not the
+    distances, decided what was cut off.
     """
-    values = dict(rows)
+    values = {row: {name: table for name, table in one.items() if name != TIED} for row, one in rows.items()}
+    tied = {row: float(np.nansum(one[TIED], axis=1).mean()) for row, one in rows.items() if TIED in one}
     for name, (one, other) in DIFFERENCES.items():
         if one not in rows or other not in rows:
             continue
-        values[name] = {metric: rows[one][metric] - rows[other][metric] for metric in rows[one]}
+        values[name] = {metric: values[one][metric] - values[other][metric] for metric in values[one]}
     relatives = np.unique(labels, return_inverse=True, return_counts=True)
     return {
         "queries": len(labels),
         "gallery": gallery,
         "without_relatives": int((relatives[2][relatives[1]] == 1).sum()),
+        TIED: tied,
     } | {
         name: {metric: summarize(table, labels, resamples, seed) for metric, table in row.items()}
         for name, row in values.items()

@@ -10,7 +10,7 @@ counted.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -118,11 +118,16 @@ def knn(
 knn_weighted = partial(knn, weighting="dudani")
 
 
+def tied_at_the_cut(tied: Any) -> PerQuery:
+    """1 where an image that the list leaves out is as near as its last one, else 0."""
+    return np.asarray(tied, np.float64)
+
+
 class Kind(NamedTuple):
     """A row of ``METRICS``: its function, what it reads, and the depth it reads to; ``k`` where its name ends in @K."""
 
     function: Callable
-    reads: str  # relevance, ranks, grades or votes
+    reads: str  # relevance, ranks, grades, votes or tied
     depth: Callable[[int, int], int] = lambda k, r: k  # (k, largest R) -> answers
     takes_k: bool = True
     includes_query: bool = False
@@ -140,6 +145,7 @@ METRICS = {
     "map": Kind(average_precision, "ranks", lambda k, r: 0, takes_k=False),
     "map_trapezoid": Kind(average_precision_trapezoid, "ranks", lambda k, r: 0, takes_k=False),
     "ndcg": Kind(ndcg, "grades"),
+    "tied": Kind(tied_at_the_cut, "tied", lambda k, r: 0, takes_k=False),
     "knn": Kind(knn, "votes"),
     "knn_weighted": Kind(knn_weighted, "votes"),
 }

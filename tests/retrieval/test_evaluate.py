@@ -152,6 +152,12 @@ def test_runs_are_scored_on_the_fold_they_have_not_seen():
     np.testing.assert_array_equal(
         found["unseen_objects"]["r_precision"], [np.where(folds == 0, 1, expected_useless), np.ones(8)]
     )
+    # A list of one answer and the query leaves out others that tie with it: all eight queries of the useless run.
+    ties = found["closed_set"].pop("tied")
+    np.testing.assert_array_equal(ties, [np.ones(8), np.zeros(8)])
+    report = compare({"trained": {**found["closed_set"], "tied": ties}}, labels, 8, 10, 0)
+    assert report["tied"] == {"trained": 4}
+    assert "tied" not in report["trained"]
     # Among unseen objects alone, a useless run answers rightly for the first object of its own fold: rows 2 and 3.
     np.testing.assert_array_equal(found["unseen_gallery"]["r_precision"], [[1, 1, 1, 1, 1, 1, 0, 0], np.ones(8)])
 
@@ -187,7 +193,7 @@ def test_differences_are_paired():
         assert found[difference]["map@r"]["mean"] == pytest.approx(0.01)
         assert found[difference]["map@r"]["ci95"] == pytest.approx([0.01, 0.01])
     assert found["frozen"]["map@r"]["ci95"][1] - found["frozen"]["map@r"]["ci95"][0] > 0.05
-    assert (found["queries"], found["gallery"], found["without_relatives"]) == (40, 40, 0)
+    assert (found["queries"], found["gallery"], found["without_relatives"], found["tied"]) == (40, 40, 0, {})
 
 
 def test_images_without_relatives_are_counted():

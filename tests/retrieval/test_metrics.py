@@ -43,6 +43,7 @@ EXPECTED = {
         np.nan,
     ],
     "ndcg@1": [1 / 3, 1, np.nan],
+    "tied": [1, 0, 1],
     "knn@3": [1, 0, np.nan],  # two of three; two of three, against the own label
     "knn@2": [0, 1, np.nan],  # a tie goes to the label of the nearest
     "knn_weighted@4": [0, 1, np.nan],  # weights 1, 1/2, 0; and 1 + 0 against 2/3 + 1/3: a tie again
@@ -51,6 +52,7 @@ READ = {
     "relevance": (RELEVANCE, TOTALS),
     "ranks": (RANKS, TOTALS),
     "grades": (GRADES, GRADED),
+    "tied": (np.array([True, False, True]),),
     "votes": (VOTES, DISTANCES, LABELS, TOTALS),
 }
 
