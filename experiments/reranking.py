@@ -44,7 +44,24 @@ GRID: dict[str, dict[str, tuple]] = {
 }
 NONE, ANY = "no re-ranking", "the best of all"
 CHOSEN = "Parameters chosen, and in how many folds:"
-COMMENTARY: dict[str, str] = {}
+COMMENTARY: dict[str, str] = {
+    "ukbench": (
+        "What it shows: re-ranking does on UKBench what no head does. Without a label, database augmentation "
+        "lifts N-S from 3.939 to 3.981, k-reciprocal sets to 3.986, and augmentation with local scaling "
+        "behind it to 3.990; the same parameters are chosen in nearly every fold. Recall@1 stays at .998 "
+        "throughout: what is gained are the third and fourth view. An object has four views here, and methods"
+        " that average over three or four neighbours profit from that; a gallery with single images would "
+        "not."
+    ),
+    "grocerystore": (
+        "What it shows: a trade that averages hide. Diffusion adds .114 MAP@R and database augmentation .091,"
+        " more than half of what training adds, but both lose what is nearest: recall@1 falls by .073 and "
+        ".044, because a query that was answered rightly is drawn towards the middle of its neighbourhood. "
+        "Local scaling is the one method that improves both (+.024 and +.008). Parameters were chosen by "
+        "MAP@R; whoever looks at the first answer should take local scaling or nothing. Diffusion takes 37 s,"
+        " the others 1 to 3."
+    ),
+}
 
 Key = Any  # (method, ((parameter, value), ...))
 PerQuery = dict[str, Float[np.ndarray, " n"]]  # by metric
