@@ -55,11 +55,10 @@ COMMENTARY: dict[str, str] = {
     ),
     "grocerystore": (
         "What it shows: a trade that averages hide. Diffusion adds .114 MAP@R and database augmentation .091,"
-        " more than half of what training adds, but both lose what is nearest: recall@1 falls by .073 and "
-        ".044, because a query that was answered rightly is drawn towards the middle of its neighbourhood. "
-        "Local scaling is the one method that improves both (+.024 and +.008). Parameters were chosen by "
-        "MAP@R; whoever looks at the first answer should take local scaling or nothing. Diffusion takes 37 s,"
-        " the others 1 to 3."
+        " but both lose what is nearest: recall@1 falls by .073 and .044, presumably because a query that was"
+        " answered rightly is drawn towards the middle of its neighbourhood. Local scaling is the one method "
+        "that improves both (+.024 and +.008). Parameters were chosen by MAP@R; whoever looks at the first "
+        "answer should take local scaling or nothing. Diffusion takes 37 s, the others 1 to 3."
     ),
 }
 

@@ -142,11 +142,11 @@ def _whole_ranking(
         here = slice(first, first + block)
         width = np.arange(max(1, int(totals[here].max())))
         places = np.where(width < totals[here, None], order[(start[here, None] + width).clip(max=len(order) - 1)], -1)
-        ranks, _ = count_ranks(asked[here], gallery, places)
         own = (places >= 0) & (answering[places] == asking[here, None])
-        own_rank = np.max(np.where(own, ranks, -1), axis=1, keepdims=True)  # -1: not in the gallery
-        ranks -= (ranks > own_rank) & (own_rank >= 0)
-        ranks = np.sort(np.where(own | (places < 0), np.iinfo(np.int64).max - 1, ranks), axis=1)
+        asker = np.max(np.where(own, places, -1), axis=1, initial=-1)
+        places = np.where(own, -1, places)
+        ranks, _ = count_ranks(asked[here], gallery, places, left_out=asker)
+        ranks = np.sort(np.where(ranks < 0, np.iinfo(np.int64).max - 1, ranks), axis=1)
         for name, metric in chosen.items():
             values[name][here] = metric.function(ranks, totals[here] - own.any(axis=1))
     return values

@@ -57,6 +57,17 @@ def test_ties_go_to_the_lowest_place_and_are_told(way):
     assert (ranks.tolist(), tied.tolist()) == ([[1, 2, 3]], [False])  # they tie among themselves alone
 
 
+def test_an_image_that_is_left_out_counts_nowhere(way):
+    gallery = np.array([[1.0], [0], [1], [1], [4]], np.float32)
+    members = np.array([[2, 4], [2, 4], [2, 4], [3, -1]])
+    left_out = np.array([0, 1, -1, 2])
+    ranks, tied = count_ranks(np.zeros((4, 1), np.float32), gallery, members, "euclidean", left_out)
+    assert ranks.tolist() == [[1, 3], [1, 3], [2, 4], [2, -1]]
+    assert tied.tolist() == [True, True, True, True]
+    ranks, tied = count_ranks(np.zeros((1, 1), np.float32), gallery[:3], np.array([[2]]), "euclidean", np.array([0]))
+    assert (ranks.tolist(), tied.tolist()) == ([[1]], [False])
+
+
 def test_duplicates_stand_side_by_side_wherever_they_lie(way):
     """The product that scores them is the same for equal vectors, at any place of a matrix of any size."""
     rng = np.random.default_rng(3)
