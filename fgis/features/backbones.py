@@ -203,7 +203,7 @@ def _keras() -> Any:
         import keras
     except ImportError as error:
         raise UserError(
-            f"config.features.backbone: Keras cannot be imported ({error}); pip install 'fgis[backbones]'"
+            f"config.features.backbone: Keras cannot be imported ({error}); pip install -e '.[backbones]'"
         ) from error
     if keras.backend.backend() != "jax":
         raise UserError(

@@ -47,7 +47,8 @@ def tables(report: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
         for key, label in ((key, label) for key, label in ROWS.items() if key in evaluation):
             signed = key.startswith("difference")
             rows.append([label, *(figure(evaluation[key].get(metric), signed) for metric in metrics)])
-        counts = f"{evaluation['queries']} queries, gallery of {evaluation['gallery']}"
+        kind = "triplets" if name == "triplets" else "queries"
+        counts = f"{evaluation['queries']} {kind}, gallery of {evaluation['gallery']}"
         if evaluation["without_relatives"]:
             counts += f", {evaluation['without_relatives']} without relatives left out"
         if tied := max(evaluation.get("tied", {}).values(), default=0):

@@ -165,8 +165,9 @@ def _search(
             if not len(unsure):
                 break
             depth = min(WIDER * depth, len(shard.rows))
-            for old, new in zip(part, _nearest(asked[unsure], [own[number][unsure]], one, [depth])[0], strict=True):
-                old[unsure] = new[:, : old.shape[1]] if old.ndim == 2 else new
+            (wider,) = _nearest(asked[unsure], [own[number][unsure]], one, [depth], keep=part.rows.shape[1])
+            for old, new in zip(part, wider, strict=True):
+                old[unsure] = new
     return _merge(parts, k + MARGIN)
 
 
@@ -178,10 +179,15 @@ def _places(rows: Int[np.ndarray, " q"], gallery_rows: Int[np.ndarray, " g"]) ->
 
 
 def _nearest(
-    asked: Float[np.ndarray, "q d"], own: Sequence[np.ndarray], gallery: Gallery, depths: Sequence[int]
-) -> list[Part]:
-    """The part of every shard, block by block: devices select from one block while the host decides the one before."""
-    parts = [Part(np.full((len(asked), m), -1), _infinite(len(asked), m), _infinite(len(asked))) for m in depths]
+    asked: Float[np.ndarray, "q d"], own: Sequence[np.ndarray], gallery: Gallery, depths: Sequence[int],
+    keep: int | None = None,
+) -> list[Part]:  # fmt: skip
+    """The part of every shard, block by block: devices select from one block while the host decides the one before.
+
+    ``depths`` are selected, and the first ``keep`` of them (all without it) kept.
+    """
+    kept = [min(depth, keep or depth) for depth in depths]
+    parts = [Part(np.full((len(asked), m), -1), _infinite(len(asked), m), _infinite(len(asked))) for m in kept]
     measure, waiting = MEASURES[gallery.distance], []
     for block in [*query_blocks(len(asked), max(len(shard.rows) for shard in gallery.shards)), None, None]:
         if block is not None:

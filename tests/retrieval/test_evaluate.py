@@ -201,3 +201,27 @@ def test_images_without_relatives_are_counted():
     found = compare({name: values for name in ("frozen", "untrained", "trained")}, np.array([4, 4, 9]), 3, 10, 0)
     assert found["without_relatives"] == 1
     assert found["trained"]["recall@1"]["mean"] == 1
+
+
+def test_one_class_only_has_defined_values():
+    embeddings, labels = shuffled()[0], np.full(len(shuffled()[1]), 2**40)
+    names = (*METRICS, "map", "map_trapezoid", "mrr", "ndcg@3", "knn@3", "knn_weighted@3")
+    found = evaluate(embeddings, labels, protocol(labels, names), names, "cosine")
+    for name in names:
+        np.testing.assert_allclose(found[name], 4 if name == "ns_score" else 1, err_msg=name)
+
+
+def test_classes_of_one_image_have_no_value_but_the_query_itself():
+    embeddings, labels = shuffled()[0], np.arange(len(shuffled()[1]))
+    names = ("ns_score", "recall@1", "map", "mrr", "ndcg@3", "knn@3")
+    found = evaluate(embeddings, labels, protocol(labels, names), names, "euclidean")
+    for name in names[1:]:
+        assert np.isnan(found[name]).all(), name
+    assert np.delete(found["ns_score"], 8).min() == 1  # row 8 has a duplicate before it, and itself behind
+
+
+def test_no_query_has_no_values():
+    embeddings, labels = shuffled()
+    nobody = Protocol(np.arange(0), np.arange(len(labels)), False, 4)
+    found = evaluate(embeddings, labels, nobody, ("recall@1", "map", "ndcg@3", "knn@3"))
+    assert all(values.shape == (0,) for values in found.values())

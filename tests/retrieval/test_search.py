@@ -95,13 +95,28 @@ def test_a_query_is_asked_again_where_rounding_could_hide_a_nearer_entry(monkeyp
     """A million away from the origin, products cannot tell entries apart that are 1, 2, 3 ... away from the query."""
     asked = []
     nearest = module._nearest
-    monkeypatch.setattr(module, "_nearest", lambda *a: asked.append(a[3]) or nearest(*a))
+    monkeypatch.setattr(module, "_nearest", lambda *a, **more: asked.append(a[3]) or nearest(*a, **more))
     gallery = np.concatenate([np.full((300, 1), 2.0**20) + np.arange(300)[:, None], [[-(2.0**24)]]]).astype(np.float32)
     found = search(gallery[:2], gallery, 3, "euclidean")
     assert found.rows.tolist() == [[0, 1, 2], [1, 0, 2]]
     assert found.distances.tolist() == [[0, 1, 2], [0, 1, 1]]
     assert found.tied.tolist() == [False, False]
     assert asked == [[9], [72], [301]]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_embeddings_that_are_all_equal_tie_and_need_no_more_memory(value, distance, monkeypatch):
+    shapes = []
+    infinite = module._infinite
+    monkeypatch.setattr(module, "_infinite", lambda *shape: shapes.append(shape) or infinite(*shape))
+    x = np.full((400, 5), value, np.float32)
+    found = search(x, x, 3, distance, query_rows=np.arange(400))
+    expected = np.tile([0, 1, 2], (400, 1))
+    expected[:3] = [[1, 2, 3], [0, 2, 3], [0, 1, 3]]
+    np.testing.assert_array_equal(found.rows, expected)
+    assert found.tied.all()
+    assert max(shape[-1] for shape in shapes if len(shape) == 2) <= 3 + module.MARGIN + 1
 
 
 @pytest.mark.parametrize("distance", ["cosine", "unit_euclidean"])
