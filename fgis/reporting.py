@@ -85,7 +85,7 @@ def report_on(
         )
         for name in found["trained"]
     }
-    scores = {name: open_set_scores(*embedded[name], folds, rows.labels, scoring) for name in ("frozen", "trained")}
+    scores = {name: open_set_scores(*embedded[name], folds, rows.labels, scoring) for name in embedded}
     if scores["trained"]:
         evaluations["open_set"] = open_set_figures(scores, rows.labels, scoring)
     if asked is not None:
