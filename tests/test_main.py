@@ -81,6 +81,7 @@ def test_the_same_experiment_elsewhere_gives_the_same_bits(run, features, tmp_pa
         np.testing.assert_array_equal(one["params"][name]["kernel"], two["params"][name]["kernel"])
 
 
+@pytest.mark.slow
 def test_streamed_features_train_like_resident_ones(run, features, tmp_path):
     assert main(arguments(features, tmp_path / "streamed", "--config.train.resident_megabytes=0")) == 0
     one, two = (checkpoint.restore_params(place)[1] for place in (run, tmp_path / "streamed"))
@@ -171,6 +172,7 @@ def test_another_experiment_does_not_overwrite_a_run(run, features, capsys):
     assert "config.loss.soft_margin.temperature: 0.2 here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weight_decay_does_not_move_the_centre_of_a_head(features, tmp_path):
     more = ("--config.optimizer.name=adamw", "--config.optimizer.adamw.weight_decay=0.5")
     assert main(arguments(features, tmp_path, *more)) == 0
@@ -191,6 +193,7 @@ def test_weight_decay_does_not_move_the_centre_of_a_head(features, tmp_path):
     ],
     ids=lambda more: more[0].removeprefix("--config."),
 )
+@pytest.mark.slow
 def test_an_ablation_is_a_flag(more, features, tmp_path):
     short = ("--config.train.total_steps=2", "--config.seeds=1", *more)
     assert main(arguments(features, tmp_path, *short)) == 0
@@ -198,6 +201,7 @@ def test_an_ablation_is_a_flag(more, features, tmp_path):
     assert all(np.isfinite(evaluation["trained"]["map@r"]["mean"]) for evaluation in found)
 
 
+@pytest.mark.slow
 def test_the_published_variant_runs_and_validates(features, tmp_path):
     more = ("--config.sampler.published.triplets=40", "--config.head.mlp.widths=(8,8,6)")
     assert main([f"{CONFIG}:published", *arguments(features, tmp_path, *more)[1:]]) == 0
@@ -292,6 +296,7 @@ def test_the_module_is_a_command():
 
 
 @pytest.mark.parametrize("miner", ["semi_hard", "batch_hard"])
+@pytest.mark.slow
 def test_a_diverged_run_is_one_line_and_saves_nothing(miner, tmp_path, capsys):
     """Miners pass over NaN embeddings, so that their loss is a harmless 0."""
     more = ("--config.optimizer.name=sgd", "--config.optimizer.sgd.learning_rate=1e30", f"--config.miner.name={miner}")
@@ -304,6 +309,7 @@ def test_a_diverged_run_is_one_line_and_saves_nothing(miner, tmp_path, capsys):
     assert not (tmp_path / "run" / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_a_collapsed_run_is_named_on_the_terminal_and_in_the_report(tmp_path, capsys):
     hardest = (
         "--config.miner.name=hard_negatives", "--config.loss.name=triplet", "--config.head.name=mlp",

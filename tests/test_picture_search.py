@@ -21,6 +21,7 @@ from fgis.retrieval.rerank import RERANKERS
 from fgis.retrieval.search import search
 from tests.tiny import CONFIG, ROOT, write_features
 
+pytestmark = pytest.mark.slow  # each builds a network and compiles it for its own size
 SIZE = (80, 60)
 QUICK = (
     "--config.train.total_steps=4", "--config.train.record_every_steps=2", "--config.train.checkpoint_every_steps=2",

@@ -15,6 +15,8 @@ from fgis.learning.memory import empty_memory
 from fgis.learning.step import init_state, make_train_step
 from fgis.types import Batch
 
+pytestmark = pytest.mark.slow
+
 OBJECTIVES = {
     "batch_hard": (objectives.mined(mining.batch_hard, losses.soft_margin, DISTANCES["euclidean"]), losses.mean),
     "batch_hard, active": (

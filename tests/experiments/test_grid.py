@@ -13,6 +13,8 @@ from fgis.types import UserError
 from tests.experiments import small
 from tests.tiny import ROOT, arguments, write_features
 
+pytestmark = pytest.mark.slow
+
 
 def in_process(kind, config, place):
     """``grid.in_own_process`` without the seconds that a fresh process takes to import."""

@@ -150,5 +150,5 @@ def test_imagenet_without_network(tmp_path, monkeypatch):
 
 def test_missing_keras(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    with pytest.raises(UserError, match=r"pip install 'fgis\[backbones\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[backbones\]'"):
         load_backbone("vgg16", "none")

@@ -288,6 +288,7 @@ def reduced(name, distance):
     return jax.jit(everything)
 
 
+@pytest.mark.slow
 @every_loss
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("case", ["one class", "all padding", "duplicates", "zero vectors", "singletons", "one row"])
