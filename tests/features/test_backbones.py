@@ -12,6 +12,8 @@ from fgis.features import backbones
 from fgis.features.backbones import BACKBONES, POOLINGS, PREPROCESSING, load_backbone, sum_normalised
 from fgis.types import UserError
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = {  # parameters without the classifier, and the last feature map of a 299 x 299 image
     "vgg16": (14_714_688, (9, 9, 512)),
     "vgg19": (20_024_384, (9, 9, 512)),

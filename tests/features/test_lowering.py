@@ -9,6 +9,8 @@ from jax import lax
 from fgis.features import backbones
 from fgis.features.lowering import depthwise, lower_convolutions
 
+pytestmark = pytest.mark.slow
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
