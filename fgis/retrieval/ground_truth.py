@@ -61,10 +61,11 @@ def read_revisited(path: str | Path) -> dict[str, Any]:
         with Path(path).open("rb") as file:
             found = _PlainUnpickler(file).load()
         for one in found["gnd"]:
-            all(len(one[key]) >= 0 for key in ("easy", "hard", "junk"))
+            places = [int(place) for key in ("easy", "hard", "junk") for place in one[key]]
+            if not all(0 <= place < len(found["imlist"]) for place in places):
+                raise ValueError(f"a place beyond its {len(found['imlist'])} images")
         if len(found["gnd"]) != len(found["qimlist"]):
             raise ValueError(f"{len(found['gnd'])} entries for {len(found['qimlist'])} queries")
-        list(found["imlist"])
     except Exception as error:  # a damaged pickle raises almost anything
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise UserError(
@@ -90,8 +91,8 @@ def revisited(ground_truth: Mapping[str, Any], difficulty: str) -> Asked:
 def read_landmarks(directory: str | Path, gallery_ids: Sequence[str]) -> Asked:
     """Oxford 5k or Paris 6k from their text files: NAME_query.txt, NAME_good.txt, NAME_ok.txt and NAME_junk.txt.
 
-    Good and ok images are relevant. ``gallery_ids`` name the gallery, with or without folder and ending. Images that
-    it lacks are a ``UserError``.
+    Good and ok images are relevant. ``gallery_ids`` name the gallery, with or without folder and ending. Raises
+    ``UserError`` for images that it lacks, and for a file that is missing, cannot be read or names no query.
     """
     place = {Path(name).stem: i for i, name in enumerate(gallery_ids)}
     queries = sorted(Path(directory).glob("*_query.txt"))
@@ -99,11 +100,14 @@ def read_landmarks(directory: str | Path, gallery_ids: Sequence[str]) -> Asked:
         raise UserError(f"{directory}: no *_query.txt; name the folder of the ground-truth files")
     asked = Asked([], list(gallery_ids), [], [])
     for file in queries:
-        asked.query_ids.append(file.read_text().split()[0].removeprefix("oxc1_"))
+        words = _words(file)
+        if not words:
+            raise UserError(f"{file}: names no query; unpack the ground truth again")
+        asked.query_ids.append(words[0].removeprefix("oxc1_"))
         found = {}
         for kind in ("good", "ok", "junk"):
             beside = file.with_name(file.name.replace("_query.txt", f"_{kind}.txt"))
-            names = beside.read_text().split() if beside.exists() else []
+            names = _words(beside)  # a list that is missing is no empty one: it would change the score unseen
             missing = next((name for name in names if name not in place), None)
             if missing is not None:
                 raise UserError(
@@ -115,11 +119,22 @@ def read_landmarks(directory: str | Path, gallery_ids: Sequence[str]) -> Asked:
     return asked
 
 
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file}: cannot be read ({reason}); unpack the ground truth again") from error
+
+
 def holidays(image_ids: Sequence[str]) -> Asked:
-    """INRIA Holidays: number // 100 is the group; the image with number % 100 = 0 asks, and is its own junk."""
+    """INRIA Holidays: number // 100 is the group; the image with number % 100 = 0 asks, and is its own junk.
+
+    One alone in its group asks with an empty list. Raises ``UserError`` for a name without a six-digit number.
+    """
     numbers = []
     for image_id in image_ids:
-        match = re.search(r"(\d{6})\.\w+$", image_id)
+        match = re.search(r"(?<!\d)(\d{6})\.\w+$", image_id)
         if not match:
             raise UserError(f"image {image_id!r}: no six-digit number of INRIA Holidays; name its jpg folder")
         numbers.append(int(match[1]))
@@ -158,9 +173,10 @@ def evaluate_lists(
 ) -> dict[str, Float[np.ndarray, " q"]]:
     """{"map_trapezoid" (the benchmarks' own), "map", "mp@1", "mp@5", "mp@10"} per query; NaN without relevant images.
 
-    ``relevant`` and ``junk`` hold gallery places; one that is in both is junk.
+    ``relevant`` and ``junk`` hold gallery places; one that is in both is junk, and one that is listed twice counts once.
+    Raises ``UserError`` as ``search`` does.
     """
-    both = [([i for i in right if i not in set(left)], left) for right, left in zip(relevant, junk, strict=True)]
+    both = [(sorted({*right} - {*left}), sorted({*left})) for right, left in zip(relevant, junk, strict=True)]
     widths = [max([1, *(len(pair[side]) for pair in both)]) for side in (0, 1)]
     members = np.array([
         [*right, *[-1] * (widths[0] - len(right)), *left, *[-1] * (widths[1] - len(left))] for right, left in both

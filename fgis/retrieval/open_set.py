@@ -6,17 +6,21 @@ that is left, and a query is accepted where it is at most a threshold. Both kind
 that known and unknown queries differ in nothing but whether their object is there.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from fgis.retrieval.evaluate import count_alike
 from fgis.retrieval.search import search
 
 Scores = Float[np.ndarray, "s q"]
 FALSE_ALARMS = (0.01, 0.1)
 OPERATING = 0.1  # the share of false alarms at which a search says that there is nothing like this
+WEIGHTS = 1 << 22  # of bootstrap draws at a time, 32 MiB: a few arrays of that size are in memory
 
 
 def nearest_known_and_unknown(
@@ -29,10 +33,11 @@ def nearest_known_and_unknown(
     """(known, right, unknown): distances to the nearest other image and to the nearest of another object, [q] each.
 
     ``right``: whether the nearest other image shows the query's object. Known is NaN for queries without another image
-    of their object, which cannot be known; a distance is infinite where no image is left.
+    of their object, which cannot be known; a distance is infinite where no image is left. Raises ``UserError`` as
+    ``search`` does, also for an empty gallery.
     """
     embeddings = np.asarray(embeddings)
-    largest = int(np.unique(labels[gallery_rows], return_counts=True)[1].max())
+    largest = int(np.unique(labels[gallery_rows], return_counts=True)[1].max(initial=0))
     found = search(
         embeddings[query_rows], embeddings[gallery_rows], largest + 1, distance, query_rows, gallery_rows=gallery_rows
     )
@@ -40,9 +45,7 @@ def nearest_known_and_unknown(
     alike = (labels[found.rows] == labels[query_rows][:, None]) & there
     known, right = found.distances[:, 0].astype(np.float64), alike[:, 0]
     other = np.where(there & ~alike, found.distances, np.inf).min(axis=1).astype(np.float64)
-    names, counts = np.unique(labels[gallery_rows], return_counts=True)
-    place = np.searchsorted(names, labels[query_rows]).clip(max=len(names) - 1)
-    relatives = np.where(names[place] == labels[query_rows], counts[place], 0) - np.isin(query_rows, gallery_rows)
+    relatives = count_alike(labels, query_rows, gallery_rows) - np.isin(query_rows, gallery_rows)
     return np.where(relatives > 0, known, np.nan), right, other
 
 
@@ -77,7 +80,11 @@ def auroc(known: Float[np.ndarray, " q"], unknown: Float[np.ndarray, " u"], weig
 def fpr_at_tpr(
     known: Float[np.ndarray, " q"], unknown: Float[np.ndarray, " u"], weights: Any = None, tpr: float = 0.95
 ) -> Any:
-    """The share of unknown queries accepted at the least threshold that accepts a share ``tpr`` of the known ones."""
+    """The share of unknown queries accepted at the least threshold that accepts a share ``tpr`` of the known ones.
+
+    Unknown queries that tie with the threshold are accepted too. NaN where none is known, or none unknown; ``weights``
+    as in ``auroc``.
+    """
     known_weights, unknown_weights = weights or (np.ones(len(known)), np.ones(len(unknown)))
     if not len(known):
         return np.full(known_weights.shape[:-1], np.nan)
@@ -90,7 +97,8 @@ def fpr_at_tpr(
     )
     place = np.searchsorted(unknown[by_distance], known[order][least], side="right")
     with np.errstate(invalid="ignore"):
-        return np.take_along_axis(below, np.asarray(place)[..., None], axis=-1)[..., 0] / below[..., -1]
+        accepted = np.take_along_axis(below, np.asarray(place)[..., None], axis=-1)[..., 0] / below[..., -1]
+    return np.where(reached[..., -1] > 0, accepted, np.nan)  # a draw may hold no known query
 
 
 def open_set(
@@ -105,29 +113,45 @@ def open_set(
     threshold accepts in the half that is scored. Queries that cannot be known (NaN) are left out of what is known.
 
     Intervals are 95 % percentile bootstrap intervals; objects are drawn with replacement, the images of an object stay
-    together, and seeds are averaged within a draw. Figures of no query are NaN.
+    together, and seeds are averaged within a draw. Figures of no query are NaN; such draws are left out.
     """
     names, index = np.unique(objects, return_inverse=True)
     rng = np.random.default_rng(seed)
     half = rng.permutation(len(names))[index] % 2
-    draws = np.concatenate(
-        [np.ones((1, len(names))), rng.multinomial(len(names), [1 / len(names)] * len(names), resamples)]
+    limits = {
+        f"{100 * share:g}": np.array(
+            [[choose_threshold(one[half != side], share) for side in (0, 1)] for one in unknown]
+        )
+        for share in false_alarms
+    }
+    score = partial(_score, known, right, unknown, {name: chosen[:, half] for name, chosen in limits.items()})
+    size = max(1, WEIGHTS // len(index))
+    draws = (
+        rng.multinomial(len(names), [1 / len(names)] * len(names), min(size, resamples - start)).astype(np.float64)
+        for start in range(0, resamples, size)
     )
-    weights = draws[:, index]  # the first draw is the data itself
+    itself = np.ones((1, len(names)))
+    parts = [score(drawn[:, index]) for drawn in itertools.chain([itself], draws)]
+    return {name: _interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+
+
+def _score(
+    known: Scores, right: Bool[np.ndarray, "s q"], unknown: Scores, limits: Mapping[str, Scores],
+    weights: Float[np.ndarray, "b q"],
+) -> dict[str, Float[np.ndarray, " b"]]:  # fmt: skip
+    """The figures of every draw, the mean over seeds; ``limits``: the threshold of each query, by false alarms."""
     found: dict[str, list[np.ndarray]] = {}
-    for one_known, one_right, one_unknown in zip(known, right, unknown, strict=True):
+    for seed, (one_known, one_right, one_unknown) in enumerate(zip(known, right, unknown, strict=True)):
         asked, alone = ~np.isnan(one_known), ~np.isnan(one_unknown)
         both = (weights[:, asked], weights[:, alone])
         found.setdefault("auroc", []).append(auroc(one_known[asked], one_unknown[alone], both))
         found.setdefault("fpr@95tpr", []).append(fpr_at_tpr(one_known[asked], one_unknown[alone], both))
-        for share in false_alarms:
-            limits = np.array([choose_threshold(one_unknown[half != side], share) for side in (0, 1)])[half]
+        for name, limit in limits.items():
             with np.errstate(invalid="ignore"):
-                hit, alarm = (one_known <= limits) & one_right, one_unknown <= limits
-                name = f"{100 * share:g}"
+                hit, alarm = (one_known <= limit[seed]) & one_right, one_unknown <= limit[seed]
                 found.setdefault(f"dir@{name}far", []).append((both[0] @ hit[asked]) / both[0].sum(axis=1))
                 found.setdefault(f"far@{name}", []).append((both[1] @ alarm[alone]) / both[1].sum(axis=1))
-    return {name: _interval(np.mean(values, axis=0)) for name, values in found.items()}
+    return {name: np.mean(values, axis=0) for name, values in found.items()}
 
 
 def _interval(values: Float[np.ndarray, " b"]) -> dict[str, float | list[float]]:

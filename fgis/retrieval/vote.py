@@ -37,6 +37,7 @@ def vote(
 
     A tie goes to the label whose nearest neighbour is nearer. Neighbours at an infinite distance are absent and do not
     vote; a query without any gets ``NO_LABEL``. Labels may be any 64-bit integers: they are compared, never counted.
+    Needs O(q k) memory. Raises ``UserError`` for a weighting that is not in ``WEIGHTINGS``.
     """
     if weighting not in WEIGHTINGS:
         raise UserError(f"weighting: {weighting!r} is unknown; take one of {', '.join(WEIGHTINGS)}")
@@ -44,7 +45,9 @@ def vote(
         return np.full(len(labels), NO_LABEL)
     there = np.isfinite(distances)
     weights = np.where(there, WEIGHTINGS[weighting](distances), 0)
-    # Rounded, since equal weights may be summed in different orders.
-    sums = np.round(((labels[:, :, None] == labels[:, None]) * weights[:, None]).sum(axis=2), 9)
-    best = np.argmax(np.where(there, sums, -1), axis=1)  # the first of the largest
+    sums = np.zeros(labels.shape)  # [q, k]: the votes for each neighbour's label, added up rank by rank to save memory
+    for i in range(labels.shape[1]):
+        sums += (labels == labels[:, i, None]) * weights[:, i, None]
+    # Rounded, since the same sum in different parts may differ in its last bits.
+    best = np.argmax(np.where(there, np.round(sums, 9), -1), axis=1)  # the first of the largest
     return np.where(there.any(axis=1), labels[np.arange(len(labels)), best], NO_LABEL)
