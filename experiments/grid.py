@@ -49,13 +49,14 @@ from experiments.tables import (
     summarize_table,
 )  # fmt: skip
 from fgis import build, choices, modes, reporting
+from fgis.base import RunPlan, TrainState
+from fgis.errors import UserError
 from fgis.features.store import bundled_path
 from fgis.learning import checkpoint
 from fgis.learning.train import init_states, train
 from fgis.main import keep_compiled_programs
 from fgis.report import records
 from fgis.retrieval.evaluate import evaluate, object_folds, protocol
-from fgis.types import RunPlan, TrainState, UserError
 
 Work = Callable[[str, ml_collections.ConfigDict, Path], str]  # (kind, config, place) -> "", or why there is no result
 

@@ -25,13 +25,13 @@ from tabulate import tabulate
 from experiments.grid import machine
 from experiments.tables import DATASETS, LEVEL, RESAMPLES, Options, Row, Table, escape, reason_against, row_config
 from fgis import build, choices, modes, reporting
+from fgis.errors import UserError
 from fgis.report import records
 from fgis.report.summary import figure
 from fgis.retrieval.evaluate import judge, object_folds, protocol, summarize
 from fgis.retrieval.rerank import RERANKERS, choose_on_other_folds
 from fgis.retrieval.search import search
-from fgis.retrieval.statistics import FLIPS, corrected, paired
-from fgis.types import UserError
+from fgis.retrieval.significance import FLIPS, corrected, paired
 
 GRID: dict[str, dict[str, tuple]] = {
     "average_query_expansion": {"n": (2, 3, 4, 6, 10)},

@@ -18,10 +18,10 @@ from tabulate import tabulate
 
 from configs import grocerystore, ukbench
 from fgis import choices
+from fgis.errors import UserError
 from fgis.report.summary import figure
 from fgis.retrieval.evaluate import summarize
-from fgis.retrieval.statistics import FLIPS, corrected, paired
-from fgis.types import UserError
+from fgis.retrieval.significance import FLIPS, corrected, paired
 
 LEVEL = 0.05
 RESAMPLES = 2000

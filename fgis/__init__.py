@@ -5,8 +5,8 @@ from fgis.features.store import load_features
 from fgis.learning.checkpoint import restore_params
 from fgis.learning.heads import EmbeddingHead
 from fgis.learning.losses import triplet_loss
-from fgis.learning.mining import batch_hard, distance_weighted, semi_hard
-from fgis.learning.sampling import sample_pk
+from fgis.learning.miners import batch_hard, distance_weighted, semi_hard
+from fgis.learning.samplers import sample_pk
 from fgis.learning.step import make_train_step
 from fgis.learning.train import train
 from fgis.retrieval.evaluate import evaluate

@@ -14,16 +14,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from fgis.base import Batch, Neighbours, Objective, RunPlan, TrainState
 from fgis.choices import BESIDE, LISTS_TRIPLETS, PAIR_LOSSES, choose
 from fgis.distances import DISTANCES
-from fgis.learning import heads, mining, objectives, pair_losses, sampling
+from fgis.errors import UserError
+from fgis.learning import heads, miners, objectives, pair_losses, samplers
 from fgis.learning.diagnostics import diagnose
 from fgis.learning.learned import LEARNED, Learned
 from fgis.learning.memory import empty_memory
 from fgis.learning.step import init_state, make_loss, make_train_step
 from fgis.learning.train import Recipe, Runs, Validation
 from fgis.retrieval.evaluate import object_folds
-from fgis.types import Batch, Neighbours, Objective, RunPlan, TrainState, UserError
 
 START_ROWS = 4096  # images that a head's start is fitted to, where a run may see more
 MINED_ON = {"distance_weighted": "unit_euclidean"}  # miners that are defined on one distance alone
@@ -95,7 +96,7 @@ def build_objective(config: ml_collections.ConfigDict, dimensions: int, miner: s
     mined_on = DISTANCES[MINED_ON[name]] if name in MINED_ON else None
     if config.loss.name in PAIR_LOSSES:
         return objectives.paired(loss, distance, None if name == "batch_all" else chosen, mined_on, graded)
-    if name in mining.SELECTORS:
+    if name in miners.SELECTORS:
         return objectives.summed(chosen, loss, distance)
     return objectives.mined(chosen, loss, distance, mined_on)
 
@@ -131,7 +132,7 @@ def build_recipe(config: ml_collections.ConfigDict, feature_size: int) -> Recipe
     if config.sampler.name == "published":
         loss = make_loss(head.apply, objective, reduction)
         validation = Validation(
-            rows=partial(sampling.published_validation, held_out=config.sampler.published.held_out),
+            rows=partial(samplers.published_validation, held_out=config.sampler.published.held_out),
             loss=lambda params, batch: loss(params, batch, None)[0],
         )
 

@@ -14,13 +14,13 @@ import ml_collections
 import optax
 
 from fgis.distances import DISTANCES
-from fgis.features.collections import COLLECTIONS
+from fgis.errors import UserError
+from fgis.features.collection import COLLECTIONS
 from fgis.features.extract import check_settings
-from fgis.learning import heads, losses, mining, pair_losses, sampling
+from fgis.learning import heads, losses, miners, pair_losses, samplers
 from fgis.learning.learned import LEARNED
 from fgis.retrieval.metrics import find_metric
 from fgis.retrieval.rerank import DIRECTIONS, RERANKERS
-from fgis.types import UserError
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "sgd": optax.sgd}
 
@@ -41,18 +41,18 @@ def none() -> None:
     """Names the absence of re-ranking in a config."""
 
 
-MINERS: dict[str, Callable[..., Any]] = {**mining.MINERS, **mining.SELECTORS}
+MINERS: dict[str, Callable[..., Any]] = {**miners.MINERS, **miners.SELECTORS}
 PAIR_LOSSES: dict[str, Callable[..., Any]] = {**pair_losses.PAIR_LOSSES, **pair_losses.GRADED_LOSSES}
 TABLES: dict[str, dict[str, Any]] = {
     "head": heads.HEADS,
-    "sampler": sampling.SAMPLERS,
+    "sampler": samplers.SAMPLERS,
     "miner": {**MINERS, "schedule": Schedule, "given": given},
     "loss": {**losses.LOSSES, **PAIR_LOSSES, **pair_losses.PROXY_LOSSES},
     "reduction": losses.REDUCTIONS,
     "optimizer": OPTIMIZERS,
     "rerank": {"none": none, **RERANKERS},
 }
-BESIDE = {"sampler": sampling.POOLS, "loss": LEARNED}  # these share the arguments of a choice
+BESIDE = {"sampler": samplers.POOLS, "loss": LEARNED}  # these share the arguments of a choice
 LISTS_TRIPLETS = ("published", "deep_ranking")  # samplers
 # The arguments that do not come from a config: data, and what another choice implies.
 SUPPLIED = {

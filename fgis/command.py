@@ -9,8 +9,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from fgis import modes, picture_search, reporting
+from fgis.errors import UserError
 from fgis.retrieval.rerank import RERANKERS
-from fgis.types import UserError
 
 USAGE = "python -m fgis.main --config=configs/ukbench.py [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]"
 DEFINE: dict[type, Callable[..., Any]] = {

@@ -10,7 +10,7 @@ from absl import logging
 
 from fgis import choices
 from fgis.command import MODES, parse
-from fgis.types import UserError
+from fgis.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,12 +13,13 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from fgis import build, choices
-from fgis.features import collections, extract, store
+from fgis.base import TrainState
+from fgis.errors import UserError
+from fgis.features import collection, extract, store
 from fgis.learning import checkpoint
 from fgis.learning.train import Metrics, init_states, train
 from fgis.report import records, summary
 from fgis.reporting import Wanted, prepared, report_on, transfer_on
-from fgis.types import TrainState, UserError
 
 
 def train_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | None = None) -> None:
@@ -88,7 +89,7 @@ def extract_mode(config: ml_collections.ConfigDict, workdir: Path, step: int | N
     if not source.described:
         raise UserError("config.features.backbone: empty; name the network that makes the features")
     settings = {key: value for key, value in source.described.items() if key != "collection"}
-    images = collections.load_collection(source.collection, source.images)
+    images = collection.load_collection(source.collection, source.images)
     with tqdm(total=len(images.labels), unit="image", disable=None) as bar:
         extract.extract(
             images,

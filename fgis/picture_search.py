@@ -19,15 +19,16 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from fgis import build, choices, modes, reporting
+from fgis.base import Neighbours
 from fgis.distances import pairwise_distances
-from fgis.features import collections, extract, store
+from fgis.errors import UserError
+from fgis.features import collection, extract, store
 from fgis.learning import checkpoint
 from fgis.report import records, search_page
 from fgis.report.gallery import ReadImage
 from fgis.retrieval import open_set
 from fgis.retrieval.rerank import RERANKERS, Rerank
 from fgis.retrieval.search import Gallery, prepare_gallery, search
-from fgis.types import Neighbours, UserError
 
 Describe = Callable[[Image.Image], np.ndarray]  # a picture -> its features [1, ...]
 
@@ -134,7 +135,7 @@ def picture_paths(image: str) -> list[Path]:
     if not place.is_dir():
         return [place]
     files = (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
-    paths = sorted(path for path in files if path.suffix.lower() in collections.SUFFIXES)
+    paths = sorted(path for path in files if path.suffix.lower() in collection.SUFFIXES)
     if not paths:
         raise UserError(f"--image={image}: no image in this folder; name one with files such as photo.jpg")
     return paths
@@ -162,7 +163,7 @@ def _read(path: Path, crop: tuple[int, int, int, int] | None) -> Image.Image:
     if not path.exists():
         raise UserError(f"--image={path}: no such file; name a picture, or a folder of pictures")
     try:
-        image = collections.read_image(path)
+        image = collection.read_image(path)
     except Exception as error:  # decoders raise whatever the damage leads them to
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"--image={path}: cannot be decoded ({reason}); mend it, or name another picture") from error
@@ -257,7 +258,7 @@ def image_reader(source: build.Source, image_ids: np.ndarray) -> ReadImage:
     """Row of the gallery -> a small picture of it; None where the images are not at hand or one cannot be read."""
     if not source.images:
         return lambda row: None
-    images = collections.load_collection(source.collection, source.images)
+    images = collection.load_collection(source.collection, source.images)
     place = {image_id: i for i, image_id in enumerate(images.image_ids)}
 
     def read(row: int) -> Image.Image | None:

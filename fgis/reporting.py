@@ -12,14 +12,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fgis import build, choices
-from fgis.features import collections, store
+from fgis.base import RunPlan
+from fgis.errors import UserError
+from fgis.features import collection, store
 from fgis.learning.train import init_states
 from fgis.report import gallery, records, render, summary
 from fgis.report.neighbours import write_neighbours
 from fgis.retrieval import open_set, triplets
 from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, protocol, summarize
 from fgis.retrieval.search import search
-from fgis.types import RunPlan, UserError
 
 SHOWN = 6  # queries, and answers to each, in the galleries of a report
 LISTED = 100  # neighbours of each query that are saved on demand
@@ -262,7 +263,7 @@ def galleries(
     metric, trained = next(iter(found["trained"][name].items()))
     read_image = None
     if source.images:
-        images = collections.load_collection(source.collection, source.images)
+        images = collection.load_collection(source.collection, source.images)
         place = {image_id: i for i, image_id in enumerate(images.image_ids)}
         read_image = lambda row: images.read(place[rows.image_ids[row]]) if rows.image_ids[row] in place else None
     shown = {}

@@ -17,7 +17,7 @@ FLOORS = [
     {"choices"},
     {"report", "retrieval", "learning", "features"},
     {"distances"},
-    {"types"},
+    {"base", "errors", "ranges", "files", "streams"},
 ]
 KNOWN_TO = {
     "ml_collections": {"main", "command", "modes", "reporting", "build", "choices"},

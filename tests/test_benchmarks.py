@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import timing, train_step
-from fgis.learning import mining
+from fgis.learning import miners
 from tests.tiny import ROOT
 
 COLUMNS = ("case", "ours_s", "peer", "peer_s", "ratio", "ours_mb", "peer_mb")
@@ -60,17 +60,17 @@ def test_both_sides_do_the_same_work(name, peer, capsys):
 @pytest.mark.parametrize(
     ("name", "function", "replacement", "complaint"),
     [
-        ("batch_hard", "batch_hard", mining.easy_semi_hard, "batch_hard_16: the loss differs"),
+        ("batch_hard", "batch_hard", miners.easy_semi_hard, "batch_hard_16: the loss differs"),
         (
             "semi_hard",
             "all_semi_hard_negatives",
-            lambda d_ap, distances, negatives, margin: mining.all_negatives(d_ap, distances, negatives),
+            lambda d_ap, distances, negatives, margin: miners.all_negatives(d_ap, distances, negatives),
             "semi_hard_16: the loss differs",
         ),
         (
             "distance_weighted",
             "distance_weighted",
-            lambda *seen, dimensions, max_positives: mining.random_negatives(*seen, max_positives=max_positives),
+            lambda *seen, dimensions, max_positives: miners.random_negatives(*seen, max_positives=max_positives),
             "do not draw alike",
         ),
     ],

@@ -6,8 +6,8 @@ import pytest
 
 from configs import ukbench
 from fgis import build, choices
+from fgis.errors import UserError
 from fgis.learning.train import init_states, train
-from fgis.types import UserError
 
 LABELS = np.repeat(np.arange(12), 4) * 1000  # labels may be any integers
 COARSE = LABELS // 3000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import evaluate, search, timing
-from fgis.types import Neighbours
+from fgis.base import Neighbours
 
 
 @pytest.fixture

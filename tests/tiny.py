@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgis.types import Comparison
+from fgis.base import Comparison
 
 ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'ukbench.py'}"

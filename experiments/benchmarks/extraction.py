@@ -19,7 +19,7 @@ from PIL import Image
 
 from experiments.benchmarks import timing
 from fgis.features import backbones
-from fgis.features.collections import Collection, read_image
+from fgis.features.collection import Collection, read_image
 from fgis.features.extract import decoded_batches, fit_image, load_extractor
 
 SIZE, BATCH = (224, 224), 32

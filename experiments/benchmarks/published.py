@@ -72,7 +72,7 @@ def make_ours_train(source: str) -> Run:
     from configs import ukbench
     from fgis import build, choices
     from fgis.learning import checkpoint
-    from fgis.learning.sampling import draw_published_triplets
+    from fgis.learning.samplers import draw_published_triplets
     from fgis.learning.train import train
 
     features, labels = load(source)

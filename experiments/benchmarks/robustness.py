@@ -23,13 +23,13 @@ from tabulate import tabulate
 
 from configs import ukbench
 from fgis import build, choices, modes, reporting
-from fgis.features.collections import load_collection, read_image
+from fgis.errors import UserError
+from fgis.features.collection import load_collection, read_image
 from fgis.features.store import open_rows
 from fgis.main import keep_compiled_programs
 from fgis.picture_search import open_describer
 from fgis.retrieval.evaluate import summarize
 from fgis.retrieval.search import prepare_gallery, search
-from fgis.types import UserError
 
 OBJECTS, SEED, RESAMPLES = 40, 0, 2000
 KEPT, DEGREES, QUALITY = 0.85, 5, 50

@@ -65,21 +65,21 @@ def ours(name: str, size: int, triplets: np.ndarray | None = None) -> Step:
     import optax
 
     from fgis import EmbeddingHead, make_train_step
+    from fgis.base import Batch, LossSum, Miner, Objective, Triplets
     from fgis.distances import DISTANCES
-    from fgis.learning import losses, mining, objectives
+    from fgis.learning import losses, miners, objectives
     from fgis.learning.step import init_state
-    from fgis.types import Batch, LossSum, Miner, Objective, Triplets
 
     distance, one = DISTANCES["euclidean"], jnp.float32(1)
     hinge, margin = (partial(loss, margin=MARGIN) for loss in (losses.triplet_loss, losses.margin_loss))
-    miner: Miner = partial(mining.distance_weighted, dimensions=WIDTHS[-1], max_positives=PER_CLASS - 1)
+    miner: Miner = partial(miners.distance_weighted, dimensions=WIDTHS[-1], max_positives=PER_CLASS - 1)
     if triplets is not None:
         anchor, positive, negative = jnp.asarray(triplets.T)
         miner = lambda *_: Triplets(anchor, positive, negative, jnp.ones(len(anchor)))
-    all_semi_hard = partial(mining.all_semi_hard_negatives, margin=MARGIN)
+    all_semi_hard = partial(miners.all_semi_hard_negatives, margin=MARGIN)
     objective: Objective = {
         "network": lambda seen, learned: LossSum(jnp.mean(seen.anchors[:, 0]), one, one),
-        "batch_hard": objectives.mined(mining.batch_hard, hinge, distance),
+        "batch_hard": objectives.mined(miners.batch_hard, hinge, distance),
         "semi_hard": objectives.summed(all_semi_hard, hinge, distance),
         "distance_weighted": objectives.mined(miner, margin, distance),
     }[name]
@@ -186,14 +186,14 @@ def draw_triplets(size: int) -> np.ndarray:
     import jax.numpy as jnp
 
     from fgis.distances import pairwise_distances
-    from fgis.learning import mining
+    from fgis.learning import miners
 
     x, labels = batch(size)
     for kernel in kernels():
         x = np.maximum(x, 0) @ kernel
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    masks = mining.relations(*2 * (jnp.asarray(labels), jnp.arange(size)))
-    found = mining.distance_weighted(
+    masks = miners.relations(*2 * (jnp.asarray(labels), jnp.arange(size)))
+    found = miners.distance_weighted(
         jax.random.key(0), pairwise_distances(x, x), *masks, dimensions=WIDTHS[-1], max_positives=PER_CLASS - 1
     )
     return np.stack(found[:3], axis=1)[np.asarray(found.weight) > 0]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from fgis.types import UserError
+from fgis.errors import UserError
 
 
 class Backbone(NamedTuple):

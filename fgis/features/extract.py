@@ -21,10 +21,10 @@ import PIL
 from jaxtyping import UInt8
 from PIL import Image
 
+from fgis.errors import UserError
 from fgis.features import backbones, journal, store
-from fgis.features.collections import Collection, fingerprint
+from fgis.features.collection import Collection, fingerprint
 from fgis.features.lowering import lower_convolutions
-from fgis.types import UserError
 
 DECODING_THREADS = 2
 CACHED_PIXELS = 2 * 224 * 224  # on a CPU, networks run over so many pixels at a time: more would leave the caches

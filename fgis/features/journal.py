@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from fgis.types import UserError
+from fgis.errors import UserError
 
 
 class Journal(NamedTuple):

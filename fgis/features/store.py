@@ -19,7 +19,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Int
 
-from fgis.types import FeatureSet, UserError
+from fgis.base import FeatureSet
+from fgis.errors import UserError
 
 BUNDLED = "ukbench1000_mobilenet_v2_336x448.h5"
 CHECKED = (

@@ -14,7 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from fgis.types import TrainState, UserError
+from fgis.base import TrainState
+from fgis.errors import UserError
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.distances import Distance, l2_normalize
-from fgis.learning.mining import relations
+from fgis.learning.miners import relations
 
 
 def diagnose(

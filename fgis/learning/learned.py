@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from fgis.types import Key
+from fgis.base import Key
 
 
 class Learned(NamedTuple):

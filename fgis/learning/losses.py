@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fgis.types import LossSum
+from fgis.base import LossSum
 
 
 def triplet_loss(d_ap: Float[Array, " t"], d_an: Float[Array, " t"], margin: float = 0.2) -> Float[Array, " t"]:

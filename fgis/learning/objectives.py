@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from fgis.base import Comparison, LossSum, Miner, Objective, Triplets
 from fgis.distances import Distance
-from fgis.learning.mining import next_positive
-from fgis.types import Comparison, LossSum, Miner, Objective, Triplets
+from fgis.learning.miners import next_positive
 
 Learned = Mapping[str, Any]
 Selector = Callable[[Float[Array, " a"], Float[Array, "a c"], Bool[Array, "a c"]], Float[Array, "a c"]]

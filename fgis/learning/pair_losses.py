@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fgis.learning.mining import next_positive
-from fgis.types import LossSum, PairLoss, UserError
+from fgis.base import LossSum, PairLoss
+from fgis.errors import UserError
+from fgis.learning.miners import next_positive
 
 
 def contrastive(

@@ -8,7 +8,7 @@ relevance of an image is r_i = Σ_j r_ij over the images of the run.
 import numpy as np
 from jaxtyping import Float, Int
 
-from fgis.types import UserError
+from fgis.errors import UserError
 
 SAME_LABEL, SAME_CATEGORY = 2, 1
 STREAM = 16  # a stream brings each buffer this many times its capacity, at least

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from fgis.base import Batch, Comparison, Key, LossSum, Objective, Reduction, TrainState
 from fgis.learning.memory import Memory, enqueue, recalled
-from fgis.learning.mining import relations
-from fgis.types import Batch, Comparison, Key, LossSum, Objective, Reduction, TrainState
+from fgis.learning.miners import relations
 
 Apply = Callable[..., Float[Array, "b d"]]  # (params, features [b, ...], keys [b] or None) -> embeddings
 Step = Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]

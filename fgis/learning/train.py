@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from fgis.base import Batch, TrainState
+from fgis.errors import UserError
 from fgis.learning.step import Step
-from fgis.types import Batch, TrainState, UserError
 
 Fetch = Callable[[np.ndarray], np.ndarray]  # rows [...] -> features [..., f]; row -1 may hold anything finite
 Metrics = dict[str, np.ndarray]  # each [steps, r]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from fgis.types import Neighbours
+from fgis.base import Neighbours
 
 ReadImage = Callable[[int], Image.Image | None]  # row -> picture, if there is one
 

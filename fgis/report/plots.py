@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from fgis.types import RunPlan
+from fgis.base import RunPlan
 
 CURVES = {
     "loss": "training loss",

@@ -5,9 +5,9 @@ from typing import Any
 
 import jinja2
 
+from fgis.base import RunPlan
 from fgis.report import plots, summary
 from fgis.report.gallery import Answers
-from fgis.types import RunPlan
 
 
 def html(

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from fgis.base import Neighbours, Protocol, RunPlan
 from fgis.retrieval.metrics import find_metric
 from fgis.retrieval.ranks import count_ranks
 from fgis.retrieval.search import Gallery, prepare_gallery, search
-from fgis.types import Neighbours, Protocol, RunPlan
 
 TIED = "tied"
 Rerank = Callable[..., Neighbours]  # as in ``fgis.retrieval.rerank``
@@ -44,7 +44,7 @@ def protocol(
     depth = max(find_metric(name, largest).depth for name in metrics)
     rows = np.arange(len(labels))
     asking, answering = (rows if marked is None else rows[marked] for marked in (queries, gallery))
-    return Protocol(asking, answering, exclude_self=False, depth=depth)
+    return Protocol(asking, answering, depth=depth)
 
 
 def evaluate(
@@ -110,10 +110,7 @@ def judge(
         graded = count_alike(wide, asking, answering) - totals
         grades = others(np.where(own, 0, same + relevance.astype(np.int64)))
         without_own["grades"] = (grades, np.stack([totals_without_own, graded], axis=1))
-    read = {
-        name: with_own if metric.includes_query and not protocol.exclude_self else without_own
-        for name, metric in chosen.items()
-    }
+    read = {name: with_own if metric.includes_query else without_own for name, metric in chosen.items()}
     return {name: metric.function(*read[name][metric.reads]) for name, metric in chosen.items()}
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fgis.errors import UserError
 from fgis.retrieval.metrics import average_precision, average_precision_trapezoid
 from fgis.retrieval.ranks import count_ranks
-from fgis.types import UserError
 
 PRECISION_DEPTHS = (1, 5, 10)
 ABSENT = np.iinfo(np.int64).max - 1  # the rank of an entry that is not there: behind everything

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fgis.errors import UserError
 from fgis.retrieval.vote import vote
-from fgis.types import UserError
 
 Relevance = Bool[np.ndarray, "q k"]
 Totals = Int[np.ndarray, " q"]

@@ -19,6 +19,8 @@ from collections.abc import Callable, Hashable, Mapping
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fgis.base import Neighbours
+from fgis.errors import UserError
 from fgis.retrieval.measures import to_unit
 from fgis.retrieval.neighbourhoods import (
     average,
@@ -32,7 +34,6 @@ from fgis.retrieval.neighbourhoods import (
     weighted_sums,
 )
 from fgis.retrieval.search import prepare_queries, search
-from fgis.types import Neighbours, UserError
 
 Rerank = Callable[..., Neighbours]  # (queries [q, d], gallery [g, d], neighbours, distance, gallery_rows [g], **params)
 Queries = Float[Array | np.ndarray, "q d"]

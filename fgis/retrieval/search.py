@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fgis.base import Neighbours
 from fgis.distances import pairwise_distances
+from fgis.errors import UserError
 from fgis.retrieval.measures import MEASURES, Measure
-from fgis.types import Neighbours, UserError
 
 SCORES = 1 << 25  # scores at a time, 128 MiB: what a block of queries may take on the device
 BLOCKS = (1, 8, 64, 256, 512)  # queries at a time; few sizes, since each of them is a compilation

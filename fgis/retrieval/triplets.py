@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from fgis.errors import UserError
 from fgis.retrieval.measures import MEASURES
 from fgis.retrieval.search import prepare_queries, search
-from fgis.types import UserError
 
 HEADER = ["query", "positive", "negative"]
 SCORE_DEPTH = 30  # K of score_at_k, as published

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from fgis.types import UserError
+from fgis.errors import UserError
 
 NO_LABEL = np.iinfo(np.int64).min  # the vote of a query without neighbours; no data set labels an image so
 

@@ -9,40 +9,40 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from fgis.base import Batch
 from fgis.distances import DISTANCES
-from fgis.learning import heads, losses, mining, objectives, pair_losses
+from fgis.learning import heads, losses, miners, objectives, pair_losses
 from fgis.learning.memory import empty_memory
 from fgis.learning.step import init_state, make_train_step
-from fgis.types import Batch
 
 pytestmark = pytest.mark.slow
 
 OBJECTIVES = {
-    "batch_hard": (objectives.mined(mining.batch_hard, losses.soft_margin, DISTANCES["euclidean"]), losses.mean),
+    "batch_hard": (objectives.mined(miners.batch_hard, losses.soft_margin, DISTANCES["euclidean"]), losses.mean),
     "batch_hard, active": (
-        objectives.mined(mining.batch_hard, partial(losses.triplet_loss, margin=0.4), DISTANCES["cosine"]),
+        objectives.mined(miners.batch_hard, partial(losses.triplet_loss, margin=0.4), DISTANCES["cosine"]),
         losses.mean_active,
     ),
     "semi_hard": (
         objectives.mined(
-            partial(mining.semi_hard, margin=0.5), partial(losses.triplet_loss, margin=0.5), DISTANCES["euclidean"]
+            partial(miners.semi_hard, margin=0.5), partial(losses.triplet_loss, margin=0.5), DISTANCES["euclidean"]
         ),
         losses.mean,
     ),
     "batch_all": (
-        objectives.summed(mining.all_negatives, partial(losses.triplet_loss, margin=0.3), DISTANCES["euclidean"]),
+        objectives.summed(miners.all_negatives, partial(losses.triplet_loss, margin=0.3), DISTANCES["euclidean"]),
         losses.mean,
     ),
     "distance_weighted, margin": (
         objectives.mined(
-            partial(mining.distance_weighted, dimensions=8),
+            partial(miners.distance_weighted, dimensions=8),
             losses.margin_loss,
             DISTANCES["unit_euclidean"],
         ),
         losses.mean_active,
     ),
     "random_negatives": (
-        objectives.mined(mining.random_negatives, losses.soft_margin, DISTANCES["euclidean"]),
+        objectives.mined(miners.random_negatives, losses.soft_margin, DISTANCES["euclidean"]),
         losses.mean,
     ),
     "sup_con": (objectives.paired(pair_losses.sup_con, DISTANCES["cosine"]), losses.mean),
@@ -50,7 +50,7 @@ OBJECTIVES = {
     "opposites": (objectives.paired(pair_losses.opposites, DISTANCES["cosine"], graded=True), losses.mean),
     "proxy_anchor": (objectives.proxied(pair_losses.proxy_anchor, DISTANCES["cosine"]), losses.mean),
     "batch_hard, memory": (
-        objectives.mined(mining.batch_hard, losses.soft_margin, DISTANCES["euclidean"]),
+        objectives.mined(miners.batch_hard, losses.soft_margin, DISTANCES["euclidean"]),
         losses.mean,
     ),
     "published": (objectives.given(losses.difference, DISTANCES["euclidean"]), losses.hinge_of_mean),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import grid
+from fgis.errors import UserError
 from fgis.main import main as fgis_main
-from fgis.types import UserError
 from tests.experiments import small
 from tests.tiny import ROOT, arguments, write_features
 

@@ -18,7 +18,7 @@ from experiments.tables import (
     row_config,
     summarize_table,
 )
-from fgis.retrieval.statistics import holm, sign_flip_p
+from fgis.retrieval.significance import holm, sign_flip_p
 
 LABELS = np.repeat(np.arange(20), 3)
 RNG = np.random.default_rng(0)

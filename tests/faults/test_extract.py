@@ -14,7 +14,7 @@ from fgis.features.store import load_features
 
 PROGRAM = """
 import sys, time
-from fgis.features.collections import load_collection
+from fgis.features.collection import load_collection
 from fgis.features.extract import extract
 
 images, path, delay = sys.argv[1], sys.argv[2], float(sys.argv[3])

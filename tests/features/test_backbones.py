@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fgis.errors import UserError
 from fgis.features import backbones
 from fgis.features.backbones import BACKBONES, POOLINGS, PREPROCESSING, load_backbone, sum_normalised
-from fgis.types import UserError
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fgis.errors import UserError
 from fgis.features import extract as room
-from fgis.features.collections import load_collection
+from fgis.features.collection import load_collection
 from fgis.features.extract import check_settings, crop, extract, fit_image, load_extractor, pad, squash
 from fgis.features.store import bundled_path, load_features
-from fgis.types import UserError
 
 SETTINGS = dict(backbone="mobilenet_v2", weights="none", image_size=(32, 40), batch_size=4)
 SHARED = Path(__file__).parents[3] / "shared"

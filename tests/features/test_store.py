@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
+from fgis.base import FeatureSet
+from fgis.errors import UserError
 from fgis.features import store
 from fgis.features.store import check_features, load_features, open_rows, write_features
-from fgis.types import FeatureSet, UserError
 
 SOURCE = {
     "backbone": "mobilenet_v2",

@@ -4,9 +4,9 @@ import numpy as np
 import optax
 import pytest
 
+from fgis.errors import UserError
 from fgis.learning import checkpoint
 from fgis.learning.step import init_state
-from fgis.types import UserError
 
 OPTIMIZER = optax.adam(1e-3)
 CONFIG = {"seed": 3, "features": {"image_size": [336, 448]}}

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fgis.learning import relevance, sampling
-from fgis.types import UserError
+from fgis.errors import UserError
+from fgis.learning import relevance, samplers
 
 # Coarse class 7: labels 0, 1, 2 of 5, 2 and 1 images; 8: labels 3, 4 of 3 and 1; 9: one lone image; 6: label 6 of 3.
 ORDER = np.random.default_rng(0).permutation(16)
@@ -195,7 +195,7 @@ def test_without_coarse_labels_negatives_bear_another_label():
 def test_where_no_triplet_is_possible_all_rows_are_padding(rows, coarse, options):
     drawn = draw(triplets=50, rows=np.array(rows, int), coarse=coarse, **options)
     assert (drawn == -1).all()
-    assert (sampling.sample_deep_ranking(jnp.asarray(drawn), 0, 3, batch=4) == -1).all()
+    assert (samplers.sample_deep_ranking(jnp.asarray(drawn), 0, 3, batch=4) == -1).all()
 
 
 @pytest.mark.parametrize("options", [{"buffer": 1}, {"positive_cap": 0.0}])
@@ -215,12 +215,12 @@ def test_a_run_sees_its_own_images_and_their_labels_alone():
 
 
 def test_draws_depend_on_the_seed_and_runs_can_be_stacked():
-    pool = partial(sampling.POOLS["deep_ranking"], triplets=40)
+    pool = partial(samplers.POOLS["deep_ranking"], triplets=40)
     pools = [pool(LABELS, rows, seed, COARSE) for rows, seed in ((ALL, 0), (ALL, 1), (ALL[:9], 0), (ALL[:0], 0))]
     assert (pools[0] == pool(LABELS, ALL, 0, COARSE)).all()
     assert (pools[0] != pools[1]).any()
     stacked = jnp.stack(pools)
-    rows = jax.vmap(lambda drawn, seed: sampling.sample_deep_ranking(drawn, seed, 2, 5))(stacked, jnp.arange(4))
+    rows = jax.vmap(lambda drawn, seed: samplers.sample_deep_ranking(drawn, seed, 2, 5))(stacked, jnp.arange(4))
     assert rows.shape == (4, 15)
     assert (rows[2] < 9).all()
     assert (rows[3] == -1).all()
@@ -230,7 +230,7 @@ def test_batches_show_each_triplet_once_per_epoch_in_a_new_order():
     drawn = jnp.asarray(draw(triplets=11))
     epochs = []
     for epoch in range(2):
-        steps = [sampling.sample_deep_ranking(drawn, 4, epoch * 3 + step, batch=4) for step in range(3)]
+        steps = [samplers.sample_deep_ranking(drawn, 4, epoch * 3 + step, batch=4) for step in range(3)]
         rows = np.concatenate(steps).reshape(-1, 3)
         assert rows[11].tolist() == [-1, -1, -1]
         assert sorted(rows[:11].tolist()) == sorted(drawn.tolist())
@@ -239,10 +239,10 @@ def test_batches_show_each_triplet_once_per_epoch_in_a_new_order():
 
 
 def test_batches_are_functions_of_seed_and_step():
-    sample = partial(sampling.sample_deep_ranking, jnp.asarray(draw(triplets=40)), batch=4)
+    sample = partial(samplers.sample_deep_ranking, jnp.asarray(draw(triplets=40)), batch=4)
     one = sample(1, 5)
     assert (one == jax.jit(sample)(1, 5)).all()
     assert (one != sample(1, 6)).any()
     assert (one != sample(2, 5)).any()
-    other = sampling.sample_published(jnp.asarray(draw(triplets=40)), 1, 5, batch=4, held_out=0.0)
+    other = samplers.sample_published(jnp.asarray(draw(triplets=40)), 1, 5, batch=4, held_out=0.0)
     assert (one != other).any()

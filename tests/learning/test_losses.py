@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fgis.base import LossSum
 from fgis.learning import losses
-from fgis.types import LossSum
 
 
 def sums(total, valid, active):

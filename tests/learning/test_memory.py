@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
+from fgis.base import Batch
 from fgis.distances import DISTANCES
-from fgis.learning import losses, mining, objectives
+from fgis.learning import losses, miners, objectives
 from fgis.learning.memory import empty_memory, enqueue, recalled
 from fgis.learning.step import init_state, make_loss, make_train_step
-from fgis.types import Batch
 
-OBJECTIVE = objectives.mined(mining.batch_hard, losses.soft_margin, DISTANCES["euclidean"])
+OBJECTIVE = objectives.mined(miners.batch_hard, losses.soft_margin, DISTANCES["euclidean"])
 KEY = jax.random.key(0)
 
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fgis.base import Triplets
 from fgis.distances import DISTANCES, l2_normalize
-from fgis.learning import losses, mining, objectives, pair_losses
-from fgis.types import Triplets
+from fgis.learning import losses, miners, objectives, pair_losses
 from tests.tiny import comparison
 
 KEY = jax.random.key(0)
@@ -19,7 +19,7 @@ def batch(seed=0, n=14, classes=4, padding=2):
     labels, rows = rng.integers(0, classes, n), np.arange(n)
     rows[n - padding :] = -1
     embeddings = jnp.asarray(rng.normal(size=(n, 5)), jnp.float32)
-    return embeddings, mining.relations(*map(jnp.asarray, (labels, rows, labels, rows)))
+    return embeddings, miners.relations(*map(jnp.asarray, (labels, rows, labels, rows)))
 
 
 def brute_force(embeddings, positives, negatives, loss, distance, keep=lambda d_ap, d_an: True):
@@ -37,7 +37,7 @@ def brute_force(embeddings, positives, negatives, loss, distance, keep=lambda d_
 def test_batch_all_sums_over_every_triplet(distance):
     embeddings, (positives, negatives) = batch()
     loss = partial(losses.triplet_loss, margin=0.5)
-    objective = objectives.summed(mining.all_negatives, loss, DISTANCES[distance])
+    objective = objectives.summed(miners.all_negatives, loss, DISTANCES[distance])
     found = objective(comparison(embeddings, positives, negatives), {})
     np.testing.assert_allclose(found, brute_force(embeddings, positives, negatives, loss, distance), rtol=1e-5)
 
@@ -45,7 +45,7 @@ def test_batch_all_sums_over_every_triplet(distance):
 def test_all_semi_hard_sums_over_the_semi_hard_triplets_alone():
     embeddings, (positives, negatives) = batch(1)
     loss = partial(losses.triplet_loss, margin=0.6)
-    objective = objectives.summed(partial(mining.all_semi_hard_negatives, margin=0.6), loss, DISTANCES["euclidean"])
+    objective = objectives.summed(partial(miners.all_semi_hard_negatives, margin=0.6), loss, DISTANCES["euclidean"])
     found = objective(comparison(embeddings, positives, negatives), {})
     expected = brute_force(embeddings, positives, negatives, loss, "euclidean", lambda p, n: p < n < p + 0.6)
     assert expected[1] > 3
@@ -62,7 +62,7 @@ def test_the_gradient_of_a_summed_objective_is_that_of_the_listed_triplets(loss)
         d = DISTANCES["euclidean"]
         return loss(d.rowwise(x[a], x[p]), d.rowwise(x[a], x[n])).sum()
 
-    objective = objectives.summed(mining.all_negatives, loss, DISTANCES["euclidean"])
+    objective = objectives.summed(miners.all_negatives, loss, DISTANCES["euclidean"])
     found = jax.grad(lambda x: objective(comparison(x, positives, negatives), {}).total)(embeddings)
     np.testing.assert_allclose(found, jax.grad(listed)(embeddings), atol=2e-4)
 
@@ -74,7 +74,7 @@ def listed_differently(key, distances, positives, negatives):
     return Triplets(last_first, jnp.argmax(positives, axis=1)[::-1], farthest[::-1], jnp.ones(len(distances)))
 
 
-MINED = {"batch_hard": mining.batch_hard, "semi_hard": partial(mining.semi_hard, margin=2.0), "own": listed_differently}
+MINED = {"batch_hard": miners.batch_hard, "semi_hard": partial(miners.semi_hard, margin=2.0), "own": listed_differently}
 
 
 @pytest.mark.parametrize("name", MINED)
@@ -100,16 +100,16 @@ ALL = {
     **{name: objectives.mined(m, losses.soft_margin, EUCLIDEAN) for name, m in MINED.items()},
     **{
         name: objectives.summed(s, partial(losses.triplet_loss, margin=0.4), EUCLIDEAN)
-        for name, s in mining.SELECTORS.items()
+        for name, s in miners.SELECTORS.items()
     },
-    "margin": objectives.mined(partial(mining.distance_weighted, dimensions=5), losses.margin_loss, EUCLIDEAN, UNIT),
-    "margin, summed": objectives.summed(mining.all_negatives, losses.margin_loss, EUCLIDEAN),
+    "margin": objectives.mined(partial(miners.distance_weighted, dimensions=5), losses.margin_loss, EUCLIDEAN, UNIT),
+    "margin, summed": objectives.summed(miners.all_negatives, losses.margin_loss, EUCLIDEAN),
     **{name: objectives.paired(loss, COSINE) for name, loss in pair_losses.PAIR_LOSSES.items()},
     "opposites": objectives.paired(pair_losses.opposites, COSINE, graded=True),
-    "mined pairs": objectives.paired(pair_losses.contrastive, COSINE, mining.hard_negatives),
+    "mined pairs": objectives.paired(pair_losses.contrastive, COSINE, miners.hard_negatives),
     "proxied": objectives.proxied(pair_losses.proxy_anchor, COSINE),
     "scheduled": objectives.scheduled(
-        objectives.mined(mining.random_negatives, losses.soft_margin, COSINE),
+        objectives.mined(miners.random_negatives, losses.soft_margin, COSINE),
         objectives.paired(pair_losses.sup_con, COSINE),
         switch_steps=1,
     ),
@@ -135,7 +135,7 @@ def test_gradients_inside_a_compiled_vmap_are_those_outside(name, n, d):
 
     def loss(params, x, labels):
         z = l2_normalize(x @ params[0] + params[1])
-        masks = mining.relations(labels, rows, labels, rows)
+        masks = miners.relations(labels, rows, labels, rows)
         return losses.mean(ALL[name](comparison(z, *masks, labels=labels, rows=rows), learned(name, d)))
 
     together = jax.jit(jax.vmap(jax.grad(loss)))(params, x, labels)
@@ -148,7 +148,7 @@ def test_given_triplets_are_read_in_order_and_padding_does_not_count():
     x = jnp.array([[0.0], [1.0], [4.0], [0.0], [2.0], [3.0], [9.0], [9.0], [9.0]])
     rows = jnp.array([0, 1, 2, 3, 4, 5, -1, -1, -1])
     labels = jnp.array([0, 0, 1, 0, 0, 1, 0, 0, 0])
-    masks = mining.relations(labels, rows, labels, rows)
+    masks = miners.relations(labels, rows, labels, rows)
     objective = objectives.given(losses.difference, DISTANCES["euclidean"])
     total, count, active = objective(comparison(x, *masks), {})
     assert (float(total), float(count), float(active)) == (1 - 4 + 2 - 3, 2, 0)
@@ -171,7 +171,7 @@ def test_no_degenerate_batch_gives_nan(name, case):
         x = x.astype(jnp.bfloat16)
     else:
         labels = jnp.arange(9)
-    masks = mining.relations(labels, rows, labels, rows)
+    masks = miners.relations(labels, rows, labels, rows)
     seen = lambda x: comparison(x, *masks, opposites=masks[1] & (labels == 0), labels=labels, rows=rows)
     for reduction in losses.REDUCTIONS.values():
         value, gradients = jax.value_and_grad(lambda x, own: reduction(ALL[name](seen(x), own)), argnums=(0, 1))(
@@ -187,7 +187,7 @@ def test_a_padded_row_changes_nothing_and_renaming_labels_neither(name):
     x, labels, rows = jnp.asarray(rng.normal(size=(12, 4)), jnp.float32), jnp.arange(12) // 3, jnp.arange(12)
 
     def sums(x, labels, rows, shift=0):
-        masks = mining.relations(labels, rows, labels, rows)
+        masks = miners.relations(labels, rows, labels, rows)
         own = {k: jnp.roll(v, shift, axis=0) if k == "proxies" else v for k, v in learned(name, 4).items()}
         seen = comparison(x, *masks, opposites=masks[1], labels=labels, rows=rows)
         return np.concatenate([np.ravel(value) for value in ALL[name](seen, own)])
@@ -205,8 +205,8 @@ def test_pairs_that_occur_in_mined_triplets_by_hand():
     x = jnp.array([[0.0], [1.0], [3.0], [7.0]])
     labels, rows = jnp.array([0, 0, 1, 1]), jnp.arange(4)
     loss = partial(pair_losses.contrastive, positive_margin=0.5, negative_margin=9.0)
-    objective = objectives.paired(loss, EUCLIDEAN, mining.batch_hard)
-    sums = objective(comparison(x, *mining.relations(labels, rows, labels, rows)), {})
+    objective = objectives.paired(loss, EUCLIDEAN, miners.batch_hard)
+    sums = objective(comparison(x, *miners.relations(labels, rows, labels, rows)), {})
     # Nearest negatives: 0 -> 3, 1 -> 3, 3 -> 1, 7 -> 1; each anchor has one positive.
     np.testing.assert_allclose(sums.total, [0.5 + 0.5 + 3.5 + 3.5, 6 + 7 + 7 + 3])
     np.testing.assert_allclose(sums.valid, [4, 4])
@@ -218,7 +218,7 @@ def test_the_learned_boundary_gets_the_gradient_of_the_listed_triplets():
     a, p, n = map(jnp.asarray, zip(*index))
     d = EUCLIDEAN.pairwise(x, x)
     listed = lambda beta: losses.margin_loss(d[a, p], d[a, n], beta=beta).sum()
-    objective = objectives.summed(mining.all_negatives, losses.margin_loss, EUCLIDEAN)
+    objective = objectives.summed(miners.all_negatives, losses.margin_loss, EUCLIDEAN)
     summed = lambda beta: objective(comparison(x, positives, negatives), {"beta": beta}).total
     assert abs(float(jax.grad(listed)(jnp.float32(2.0)))) > 10
     np.testing.assert_allclose(jax.grad(summed)(jnp.float32(2.0)), jax.grad(listed)(jnp.float32(2.0)), rtol=1e-5)
@@ -227,7 +227,7 @@ def test_the_learned_boundary_gets_the_gradient_of_the_listed_triplets():
 def test_proxies_are_dealt_out_over_devices_and_zero_proxies_count_nowhere():
     x, labels, rows = jax.random.normal(KEY, (9, 3)), jnp.arange(9) % 4, jnp.arange(9)
     own = {"proxies": jax.random.normal(jax.random.key(1), (5, 3)).at[2].set(0)}
-    seen = comparison(x, *mining.relations(labels, rows, labels, rows), labels=labels, rows=rows)
+    seen = comparison(x, *miners.relations(labels, rows, labels, rows), labels=labels, rows=rows)
     whole = ALL["proxied"](seen, own)
     parts = [ALL["proxied"](seen._replace(share=(device, 3)), own) for device in range(3)]
     jax.tree.map(lambda w, *p: np.testing.assert_allclose(w, sum(p), rtol=1e-6), whole, *parts)

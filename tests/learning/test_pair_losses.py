@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fgis.distances import DISTANCES
-from fgis.learning import losses, mining, pair_losses
-from fgis.types import UserError
+from fgis.errors import UserError
+from fgis.learning import losses, miners, pair_losses
 
 KEY = jax.random.key(0)
 LOG = np.log
@@ -174,7 +174,7 @@ def example(seed=0, a=7, c=12):
     rng = np.random.default_rng(seed)
     labels = np.array([0, 1, 1, 2, 0, 0, 3, 1, 0, 1, 2, 2])[:c]
     rows = np.where(np.isin(np.arange(c), [2, 9]), -1, np.arange(c))
-    p, n = mining.relations(*map(jnp.asarray, (labels[:a], rows[:a], labels, rows)))
+    p, n = miners.relations(*map(jnp.asarray, (labels[:a], rows[:a], labels, rows)))
     o = n & jnp.asarray((labels[:a, None] + labels[None, :]) % 3 == 0)
     return jnp.asarray(rng.uniform(0, 1.2, (a, c)), jnp.float32), p, n, o
 
@@ -278,7 +278,7 @@ def reduced(name, distance):
     """Sums, and the value and gradient of every reduction of them; compiled once for all batches of a size."""
 
     def sums(x, labels, rows):
-        p, n = mining.relations(labels, rows, labels, rows)
+        p, n = miners.relations(labels, rows, labels, rows)
         return ALL[name](DISTANCES[distance].pairwise(x, x), p, n, n & (labels == 1))
 
     def everything(*batch):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from fgis.distances import DISTANCES
-from fgis.learning import heads, losses, mining, objectives, sampling
+from fgis.learning import heads, losses, miners, objectives, samplers
 from fgis.learning.step import init_state, make_loss, make_train_step
 from fgis.learning.train import Recipe, Runs, Validation, train
 
@@ -19,10 +19,10 @@ OPTIMIZER = optax.sgd(0.05)  # Adam turns rounding into a sign, so equality is a
 
 
 def recipe(step_wrapper=lambda step: step):
-    objective = objectives.mined(mining.batch_hard, losses.soft_margin, DISTANCES["euclidean"])
+    objective = objectives.mined(miners.batch_hard, losses.soft_margin, DISTANCES["euclidean"])
     return Recipe(
         init=lambda seed, start: init_state(heads.init_head(HEAD, jax.random.key(seed), (7,)), OPTIMIZER),
-        sample=partial(sampling.sample_pk, classes=4, per_class=2),
+        sample=partial(samplers.sample_pk, classes=4, per_class=2),
         step=step_wrapper(make_train_step(HEAD.apply, objective, losses.mean, OPTIMIZER)),
         validation=Validation(
             rows=lambda table, seed: table.rows[:3, :2].reshape(-1),
@@ -32,7 +32,7 @@ def recipe(step_wrapper=lambda step: step):
 
 
 def runs(count=3):
-    tables = [sampling.class_table(LABELS, np.flatnonzero(r != LABELS % 5)) for r in range(count)]
+    tables = [samplers.class_table(LABELS, np.flatnonzero(r != LABELS % 5)) for r in range(count)]
     return Runs(jnp.arange(count), jax.tree.map(lambda *x: jnp.stack(x), *tables))
 
 
@@ -110,10 +110,10 @@ def test_the_step_is_traced_once_per_run_of_the_program(streamed):
 def test_training_learns_to_separate_the_classes():
     head, optimizer = heads.ResidualHead(rank=4), optax.adam(3e-2)
     loss = partial(losses.soft_margin, temperature=0.1)
-    objective = objectives.mined(mining.batch_hard, loss, DISTANCES["cosine"])
+    objective = objectives.mined(miners.batch_hard, loss, DISTANCES["cosine"])
     learns = Recipe(
         init=lambda seed, start: init_state(heads.init_head(head, jax.random.key(seed), (7,)), optimizer),
-        sample=partial(sampling.sample_pk, classes=10, per_class=2),
+        sample=partial(samplers.sample_pk, classes=10, per_class=2),
         step=make_train_step(head.apply, objective, losses.mean, optimizer),
     )
     seen = []

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fgis.base import LossSum
 from fgis.distances import DISTANCES, l2_normalize
-from fgis.learning import losses, mining, pair_losses
-from fgis.types import LossSum
+from fgis.learning import losses, miners, pair_losses
 
 torch = pytest.importorskip("torch", reason="the oracles are an extra of their own: pip install -e '.[oracles]'")
-distances, peer_losses, miners, utils = (
+distances, peer_losses, peer_miners, utils = (
     pytest.importorskip(f"pytorch_metric_learning.{name}", reason="pip install -e '.[oracles]'")
     for name in ("distances", "losses", "miners", "utils.loss_and_miner_utils")
 )
@@ -32,7 +32,7 @@ def batch(seed, classes=7, n=30, d=6, labels=None):
 
 def masks(labels):
     labels, rows = jnp.asarray(labels), jnp.arange(len(labels))
-    return mining.relations(labels, rows, labels, rows)
+    return miners.relations(labels, rows, labels, rows)
 
 
 def agree(ours, theirs, *arrays, rtol=1e-4, atol=1e-5):
@@ -123,7 +123,7 @@ def test_multi_similarity_with_and_without_its_mining(seed, mined):
     theirs = peer_losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
 
     def their_value(x):
-        pairs = miners.MultiSimilarityMiner(epsilon=0.1)(x, torch.tensor(labels)) if mined else None
+        pairs = peer_miners.MultiSimilarityMiner(epsilon=0.1)(x, torch.tensor(labels)) if mined else None
         assert not mined or 20 < len(pairs[0]) < int(masks(labels)[0].sum())
         return theirs(x, torch.tensor(labels), pairs)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fgis.distances import DISTANCES
-from fgis.learning import mining
+from fgis.learning import miners
 
 torch = pytest.importorskip("torch", reason="the oracles are an extra of their own: pip install -e '.[oracles]'")
-distances, miners, utils = (
+distances, peer_miners, utils = (
     pytest.importorskip(f"pytorch_metric_learning.{name}", reason="pip install -e '.[oracles]'")
     for name in ("distances", "miners", "utils.loss_and_miner_utils")
 )
@@ -39,7 +39,7 @@ def pairwise(x):
 def ours(miner, x, labels, key=KEY):
     """The triplets [t, 3] of weight above 0."""
     labels, rows = jnp.asarray(labels), jnp.arange(len(labels))
-    found = miner(key, pairwise(x), *mining.relations(labels, rows, labels, rows))
+    found = miner(key, pairwise(x), *miners.relations(labels, rows, labels, rows))
     return np.stack(found[:3], axis=1)[np.asarray(found.weight) > 0]
 
 
@@ -50,9 +50,9 @@ def theirs(miner, x, labels):
 
 
 SAME = {
-    "batch_hard": (mining.batch_hard, miners.BatchHardMiner(distance=EUCLIDEAN)),
-    "easy_semi_hard": (mining.easy_semi_hard, miners.BatchEasyHardMiner("easy", "semihard", distance=EUCLIDEAN)),
-    "hard_negatives": (mining.hard_negatives, miners.BatchEasyHardMiner("all", "hard", distance=EUCLIDEAN)),
+    "batch_hard": (miners.batch_hard, peer_miners.BatchHardMiner(distance=EUCLIDEAN)),
+    "easy_semi_hard": (miners.easy_semi_hard, peer_miners.BatchEasyHardMiner("easy", "semihard", distance=EUCLIDEAN)),
+    "hard_negatives": (miners.hard_negatives, peer_miners.BatchEasyHardMiner("all", "hard", distance=EUCLIDEAN)),
 }
 
 
@@ -69,11 +69,11 @@ def test_the_same_triplets(name, seed):
 def test_semi_hard_lists_the_nearest_of_their_semi_hard_negatives_of_every_pair(seed):
     x, labels = batch(seed)
     d = np.asarray(pairwise(x))
-    peer = miners.TripletMarginMiner(margin=MARGIN, type_of_triplets="semihard", distance=EUCLIDEAN)
+    peer = peer_miners.TripletMarginMiner(margin=MARGIN, type_of_triplets="semihard", distance=EUCLIDEAN)
     nearest: dict = {}
     for a, p, n in theirs(peer, x, labels).tolist():
         nearest[a, p] = min(nearest.get((a, p), n), n, key=lambda n: d[a, n])
-    found = ours(partial(mining.semi_hard, margin=MARGIN), x, labels)
+    found = ours(partial(miners.semi_hard, margin=MARGIN), x, labels)
     assert {(a, p): n for a, p, n in found.tolist()} == nearest
     pairs = sum(labels[a] == labels[p] for a in range(40) for p in range(40) if a != p)
     assert 25 < len(found) < pairs  # some pairs have none
@@ -90,9 +90,9 @@ def test_distance_weighted_draws_as_often_as_they_do():
     """A χ² test of two samples: the counts of every (anchor, negative), given those of every anchor."""
     torch.manual_seed(0)
     (x, labels), rounds = batch(0), 300
-    peer = miners.DistanceWeightedMiner()
+    peer = peer_miners.DistanceWeightedMiner()
     one = counts(np.concatenate([theirs(peer, x, labels) for _ in range(rounds)]), 40)
-    miner = jax.jit(partial(mining.distance_weighted, dimensions=x.shape[1]))
+    miner = jax.jit(partial(miners.distance_weighted, dimensions=x.shape[1]))
     two = counts(np.concatenate([ours(miner, x, labels, jax.random.key(i)) for i in range(rounds)]), 40)
     totals = one.sum(axis=1, keepdims=True), two.sum(axis=1, keepdims=True)
     asked = (totals[0] > 0).ravel()
@@ -114,6 +114,6 @@ def test_distance_weighted_keeps_the_anchors_that_they_lose_to_underflow():
     x = rng.normal(size=(8, 256))[labels] + rng.normal(size=(32, 256))
     x[31] = -x[0] + 0.2 * x[31]
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    assert len(theirs(miners.DistanceWeightedMiner(), x, labels)) == 0
-    found = ours(partial(mining.distance_weighted, dimensions=256), x, labels)
+    assert len(theirs(peer_miners.DistanceWeightedMiner(), x, labels)) == 0
+    found = ours(partial(miners.distance_weighted, dimensions=256), x, labels)
     assert len(found) > 32 * 3 * 0.9

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from fgis.distances import DISTANCES, l2_normalize
-from fgis.learning import losses, mining, objectives
+from fgis.learning import losses, miners, objectives
 from fgis.retrieval.evaluate import evaluate, protocol
 from tests.tiny import comparison
 
 torch = pytest.importorskip("torch", reason="the oracles are an extra of their own: pip install -e '.[oracles]'")
-peer_losses, miners, calculators = (
+peer_losses, peer_miners, calculators = (
     pytest.importorskip(f"pytorch_metric_learning.{name}", reason="pip install -e '.[oracles]'")
     for name in ("losses", "miners", "utils.accuracy_calculator")
 )
@@ -32,14 +32,14 @@ def batch(seed, classes=9, n=40, d=6):
 
 def masks(labels):
     rows = jnp.arange(len(labels))
-    return mining.relations(jnp.asarray(labels), rows, jnp.asarray(labels), rows)
+    return miners.relations(jnp.asarray(labels), rows, jnp.asarray(labels), rows)
 
 
 @pytest.mark.parametrize("kind", ["semihard", "all"])
 @pytest.mark.parametrize("seed", range(3))
 def test_sums_over_all_triplets_of_a_kind_and_their_gradients(kind, seed):
     x, labels = batch(seed)
-    selector = {"semihard": partial(mining.all_semi_hard_negatives, margin=MARGIN), "all": mining.all_negatives}[kind]
+    selector = {"semihard": partial(miners.all_semi_hard_negatives, margin=MARGIN), "all": miners.all_negatives}[kind]
     objective = objectives.summed(selector, partial(losses.triplet_loss, margin=MARGIN), EUCLIDEAN)
 
     def ours(x):
@@ -50,7 +50,7 @@ def test_sums_over_all_triplets_of_a_kind_and_their_gradients(kind, seed):
     embeddings = torch.tensor(x, requires_grad=True)
     triplets = None
     if kind == "semihard":
-        miner = miners.TripletMarginMiner(margin=MARGIN, type_of_triplets="semihard")
+        miner = peer_miners.TripletMarginMiner(margin=MARGIN, type_of_triplets="semihard")
         triplets = miner(embeddings, torch.tensor(labels))
         assert len(triplets[0]) > 50
     theirs = peer_losses.TripletMarginLoss(margin=MARGIN)(embeddings, torch.tensor(labels), triplets)

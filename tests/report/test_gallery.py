@@ -4,8 +4,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from fgis.base import Neighbours
 from fgis.report import gallery
-from fgis.types import Neighbours
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 IDS = np.array([f"{i}.jpg" for i in range(6)])

@@ -4,9 +4,9 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.neighbors import KNeighborsClassifier
 
+from fgis.base import Protocol, RunPlan
 from fgis.retrieval import evaluate as module
 from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, object_folds, protocol, summarize
-from fgis.types import Protocol, RunPlan
 
 METRICS = ("ns_score", "accuracy_top4", "recall@1", "recall@3", "r_precision", "map@r")
 

@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
+from fgis.errors import UserError
 from fgis.retrieval import ground_truth
 from fgis.retrieval.ground_truth import (
     evaluate_lists,
@@ -13,7 +14,6 @@ from fgis.retrieval.ground_truth import (
     revisited,
     shift_junk,
 )
-from fgis.types import UserError
 
 GROUND_TRUTH = {
     "imlist": ["a", "b", "c", "d"],

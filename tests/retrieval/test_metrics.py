@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from fgis.errors import UserError
 from fgis.retrieval import metrics
-from fgis.types import UserError
 
 # Query 0: relatives at ranks 2, 3 and 6 of 3; query 1: at rank 1 of 2 (the other is not retrieved); query 2: none
 # exist.

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from fgis.base import Neighbours
+from fgis.errors import UserError
 from fgis.retrieval import rerank
 from fgis.retrieval.rerank import RERANKERS, choose_on_other_folds
 from fgis.retrieval.search import search
-from fgis.types import Neighbours, UserError
 
 RNG = np.random.default_rng(0)
 

@@ -2,11 +2,12 @@ import jax
 import numpy as np
 import pytest
 
+from fgis.base import Neighbours
 from fgis.distances import DISTANCES, pairwise_distances
+from fgis.errors import UserError
 from fgis.retrieval import search as module
 from fgis.retrieval.measures import MEASURES
 from fgis.retrieval.search import prepare_gallery, search, search_stream
-from fgis.types import Neighbours, UserError
 
 RNG = np.random.default_rng(0)
 GALLERY = np.abs(RNG.normal(size=(40, 6))).astype(np.float32)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from fgis.errors import UserError
 from fgis.retrieval.triplets import evaluate_triplets, read_triplets
-from fgis.types import UserError
 
 IDS = np.array(["a.jpg", "b.jpg", "c/d.jpg", "e.jpg", "f.jpg"])
 EMBEDDINGS = np.array([[0.0], [1.0], [-1.0], [3.0], [7.0]], np.float32)

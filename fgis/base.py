@@ -1,4 +1,4 @@
-"""The vocabulary every room speaks: records of arrays, and the types of the functions that are exchanged.
+"""The records of arrays that packages exchange, and the types of the functions that can be chosen.
 
 Shapes use one letter per axis throughout the project: ``n`` images, ``b`` rows of a batch, ``f`` features, ``d``
 embedding dimensions, ``a`` anchors, ``c`` candidates, ``t`` triplets, ``q`` queries, ``g`` gallery, ``k`` ranks,
@@ -16,21 +16,15 @@ from jaxtyping import Array, Bool, Float, Int
 Key = jax.Array  # one typed PRNG key
 
 
-class UserError(Exception):
-    """Something the user can mend: one line that names the key or file, what was found, and what to do.
-
-    ``main`` prints the line on standard error and exits with 2; no other exception is ever turned into a line.
-    """
-
-
 class FeatureSet(NamedTuple):
-    """The content of one feature file: row ``i`` of every field describes the same image."""
+    """The content of one feature file: row ``i`` of every field but ``label_names`` describes the same image."""
 
     features: Any  # [n, ...] float, or a mapping of such arrays
     labels: Int[np.ndarray, " n"]
     image_ids: np.ndarray  # [n] str
     source: Mapping[str, Any]  # provenance: backbone, weights_sha256, image_size, ...
     coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such: each holds whole labels
+    label_names: tuple[str, ...] | None = None  # the name of label 0, 1, ..., where labels have names
 
 
 class Batch(NamedTuple):
@@ -42,10 +36,17 @@ class Batch(NamedTuple):
     coarse: Int[Array, " b"] | None = None
 
 
-class Comparison(NamedTuple):
-    """What a strategy sees of one batch: the anchors of this device against the candidates of all devices.
+class BatchInfo(NamedTuple):
+    """What miners may know of every batch beforehand, from the sampler and the head."""
 
-    Candidates are the whole batch and, behind it, the memory. The opposites are those negatives that bear another
+    max_positives: int | None = None  # no anchor has more positives; None: no bound is known
+    dimensions: int | None = None  # of the embeddings
+
+
+class Comparison(NamedTuple):
+    """One batch as strategies see it: the anchors of this device against the candidates of all devices.
+
+    Candidates are the whole batch and, behind it, the memory. The opposites are those negatives that have another
     coarse label. ``keys`` holds one random key per anchor, which depends on its place in the global batch alone.
     """
 
@@ -71,7 +72,7 @@ class Triplets(NamedTuple):
 
 
 class LossSum(NamedTuple):
-    """What every strategy returns: sums over anchors, so what several devices or parts of a batch return adds up.
+    """The value of every objective: sums over anchors, so that the sums of several devices add up.
 
     Scalars; or vectors of one length, one entry per kind of term that is averaged by itself, such as [positive pairs,
     negative pairs]. A term is what the strategy counts: a triplet, a pair, an anchor or a proxy.
@@ -91,16 +92,15 @@ class Neighbours(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """Which rows ask, which rows answer, whether a query may find itself, and how deep the ranking must go."""
+    """Which rows are queries, which rows form the gallery, and how many neighbours of a query are needed."""
 
     query_rows: Int[np.ndarray, " q"]
     gallery_rows: Int[np.ndarray, " g"]
-    exclude_self: bool
     depth: int
 
 
 class RunPlan(NamedTuple):
-    """One training run: its seed, and the fold of objects it must not see (-1: it sees them all)."""
+    """One training run: its seed, and the fold of objects that it is not trained on (-1: it is trained on all)."""
 
     seed: int
     fold: int
@@ -116,9 +116,9 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 Sampler = Callable[[Any, Any], Int[Array, " b"]]  # (seed, step) -> rows; no hidden state, so resuming is free
-Miner = Callable[[Key, Float[Array, "a c"], Bool[Array, "a c"], Bool[Array, "a c"]], Triplets]
-Loss = Callable[[Float[Array, " t"], Float[Array, " t"]], Float[Array, "t ..."]]  # (d_ap, d_an) -> [t] or [t, 2 pairs]
+Miner = Callable[..., Triplets]  # (key, distances [a, c], positives [a, c], negatives [a, c], BatchInfo)
+TripletLoss = Callable[..., Float[Array, "t ..."]]  # (d_ap [t], d_an [t], learned ...) -> [t], or [t, 2 pairs]
 PairLoss = Callable[..., LossSum]  # (distances [a, c], positives [a, c], negatives [a, c])
 Objective = Callable[[Comparison, Mapping[str, Any]], LossSum]  # the second: what the loss has learned, or {}
 Reduction = Callable[[LossSum], Float[Array, ""]]
-Metric = Callable[[Bool[np.ndarray, "q k"], Int[np.ndarray, " q"]], Float[np.ndarray, " q"]]  # (relevance, totals)
+Metric = Callable[..., Float[np.ndarray, " q"]]  # (what it reads of the ranking of each query) -> a value per query

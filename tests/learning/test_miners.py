@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from fgis.learning import mining
-from fgis.types import UserError
+from fgis.errors import UserError
+from fgis.learning import miners
 
 KEY = jax.random.key(0)
-DISTANCE_WEIGHTED = partial(mining.distance_weighted, dimensions=6)
-DRAWN = {"random_negatives": mining.random_negatives, "distance_weighted": DISTANCE_WEIGHTED}
+DISTANCE_WEIGHTED = partial(miners.distance_weighted, dimensions=6)
+DRAWN = {"random_negatives": miners.random_negatives, "distance_weighted": DISTANCE_WEIGHTED}
 MINERS = {
-    **mining.MINERS,
-    "semi_hard, hardest": partial(mining.semi_hard, fallback="hardest"),
-    "semi_hard, easiest": partial(mining.semi_hard, fallback="easiest"),
+    **miners.MINERS,
+    "semi_hard, hardest": partial(miners.semi_hard, fallback="hardest"),
+    "semi_hard, easiest": partial(miners.semi_hard, fallback="easiest"),
     **DRAWN,
 }
 COMPILED = {name: jax.jit(miner) for name, miner in MINERS.items()}
@@ -31,7 +31,7 @@ ROWS = jnp.array([10, 11, 12, 13, -1])
 
 
 def masks():
-    return mining.relations(LABELS[:2], ROWS[:2], LABELS, ROWS)
+    return miners.relations(LABELS[:2], ROWS[:2], LABELS, ROWS)
 
 
 def mask(*indices, c):
@@ -50,7 +50,7 @@ def batch(n=24, classes=5, d=6, seed=0):
 
 def mine(miner, distances, labels, rows, order=slice(None), key=KEY):
     """Mines with the candidates in another ``order``."""
-    relations = mining.relations(*map(jnp.asarray, (labels, rows, labels[order], rows[order])))
+    relations = miners.relations(*map(jnp.asarray, (labels, rows, labels[order], rows[order])))
     return miner(key, jnp.asarray(distances[:, order]), *relations)
 
 
@@ -66,12 +66,12 @@ def test_relations_exclude_the_same_image_and_padding():
 
 
 def test_an_image_drawn_twice_is_no_positive_of_itself():
-    positives, _ = mining.relations(jnp.array([1]), jnp.array([5]), jnp.array([1, 1, 1]), jnp.array([5, 5, 6]))
+    positives, _ = miners.relations(jnp.array([1]), jnp.array([5]), jnp.array([1, 1, 1]), jnp.array([5, 5, 6]))
     assert positives.tolist() == [[False, False, True]]
 
 
 def test_batch_hard_takes_the_farthest_positive_and_the_nearest_negative():
-    found = mining.batch_hard(KEY, DISTANCES, *masks())
+    found = miners.batch_hard(KEY, DISTANCES, *masks())
     assert listed(found) == [[0, 3, 2], [1, 0, 2]]
     assert found.weight.tolist() == [1, 1]
 
@@ -85,7 +85,7 @@ PAIRS = jnp.array([[0.0, 0.50, 0.10, 0.55, 0.65, 0.52, 0.05]]), mask(1, 2, c=7),
     [("drop", [[0, 1, 5]]), ("hardest", [[0, 1, 5], [0, 2, 6]]), ("easiest", [[0, 1, 5], [0, 2, 4]])],
 )
 def test_semi_hard_lists_one_negative_per_pair_and_falls_back_where_none_lies_in_the_margin(fallback, expected):
-    found = mining.semi_hard(KEY, *PAIRS, margin=0.2, fallback=fallback, max_positives=3)
+    found = miners.semi_hard(KEY, *PAIRS, margin=0.2, fallback=fallback, max_positives=3)
     assert listed(found) == expected
     assert len(found.weight) == 3  # the third slot is empty
 
@@ -93,7 +93,7 @@ def test_semi_hard_lists_one_negative_per_pair_and_falls_back_where_none_lies_in
 def test_semi_hard_excludes_both_ends_of_the_margin():
     distances = jnp.array([[0.5, 0.5], [0.5, 0.75]])
     positives = jnp.repeat(mask(0, c=2), 2, axis=0)
-    assert listed(mining.semi_hard(KEY, distances, positives, ~positives, margin=0.25)) == []
+    assert listed(miners.semi_hard(KEY, distances, positives, ~positives, margin=0.25)) == []
 
 
 WRITE = "write 0 < minimum < maximum"
@@ -102,7 +102,7 @@ WRITE = "write 0 < minimum < maximum"
 @pytest.mark.parametrize(
     ("miner", "line"),
     [
-        (partial(mining.semi_hard, fallback="x"), "semi_hard.fallback: 'x' found; write one of drop, hardest, easiest"),
+        (partial(miners.semi_hard, fallback="x"), "semi_hard.fallback: 'x' found; write one of drop, hardest, easiest"),
         (partial(DISTANCE_WEIGHTED, minimum=0.0), f"distance_weighted.minimum: 0.0 found with maximum=1.4; {WRITE}"),
         (partial(DISTANCE_WEIGHTED, minimum=1.4), f"distance_weighted.minimum: 1.4 found with maximum=1.4; {WRITE}"),
     ],
@@ -123,7 +123,7 @@ def test_the_easiest_fallback_is_the_semi_hard_loss_of_tensorflow():
             beyond = d_an[d_an > d_ap]
             without += not len(beyond)
             expected.append(max(0, 0.3 + d_ap - (beyond.min() if len(beyond) else d_an.max())))
-    found = listed(mine(partial(mining.semi_hard, margin=0.3, fallback="easiest"), squared, labels, rows))
+    found = listed(mine(partial(miners.semi_hard, margin=0.3, fallback="easiest"), squared, labels, rows))
     anchor, positive, negative = np.transpose(found)
     losses = np.maximum(0, 0.3 + squared[anchor, positive] - squared[anchor, negative])
     np.testing.assert_allclose(np.sort(losses), np.sort(expected), atol=1e-6)
@@ -133,13 +133,13 @@ def test_the_easiest_fallback_is_the_semi_hard_loss_of_tensorflow():
 def test_easy_semi_hard_takes_the_nearest_positive_and_the_nearest_negative_beyond_it():
     distances = jnp.array([[0.4, 0.3, 0.2, 0.35, 0.9], [0.4, 0.5, 0.2, 0.4, 0.1]])
     positives, negatives = (jnp.repeat(m, 2, axis=0) for m in (mask(0, 1, c=5), mask(2, 3, 4, c=5)))
-    found = mining.easy_semi_hard(KEY, distances, positives, negatives)
+    found = miners.easy_semi_hard(KEY, distances, positives, negatives)
     assert listed(found) == [[0, 1, 3]]
     assert found.weight.tolist() == [1, 0]  # the second anchor's negatives lie at most as far as its nearest positive
 
 
 def test_hard_negatives_takes_the_nearest_negative_for_every_positive():
-    assert listed(mining.hard_negatives(KEY, *PAIRS)) == [[0, 1, 6], [0, 2, 6]]
+    assert listed(miners.hard_negatives(KEY, *PAIRS)) == [[0, 1, 6], [0, 2, 6]]
 
 
 @pytest.mark.parametrize("name", CHOSEN)
@@ -171,7 +171,7 @@ COLUMN = {"semi_hard": 1, "easy_semi_hard": 2, "distance_weighted": 3}
 def test_a_degenerate_batch_gives_no_nan_and_lists_no_false_triplet(name, dtype):
     for kind, (x, labels, rows, anchors) in DEGENERATE.items():
         distances = jnp.linalg.norm(x[:, None] - x[None], axis=-1).astype(dtype)
-        positives, negatives = mining.relations(*map(jnp.asarray, (labels, rows, labels, rows)))
+        positives, negatives = miners.relations(*map(jnp.asarray, (labels, rows, labels, rows)))
         with jax.debug_nans(True):
             found = COMPILED[name](KEY, distances, positives, negatives)
         triplets = listed(found)
@@ -190,7 +190,7 @@ def test_what_is_listed_respects_the_masks(miner):
     assert all(labels[a] == labels[p] != labels[n] and a != p and max(a, p, n) < 20 for a, p, n in triplets)
 
 
-@pytest.mark.parametrize("miner", [mining.batch_hard, mining.hard_negatives])
+@pytest.mark.parametrize("miner", [miners.batch_hard, miners.hard_negatives])
 def test_distances_that_are_nan_are_listed_so_that_the_loss_shows_them(miner):
     assert len(listed(miner(KEY, jnp.full((2, 5), jnp.nan), *masks()))) >= 2
 
@@ -216,7 +216,7 @@ def test_a_masked_row_changes_nothing(miner):
     expected = listed(mine(miner, distances, labels, rows))
     padded = np.insert(np.insert(distances, 7, 0.3, axis=1), 24, 0.3, axis=0)  # candidate 7, and a last anchor
     places = np.arange(24) + (np.arange(24) >= 7)
-    relations = mining.relations(
+    relations = miners.relations(
         *map(jnp.asarray, (np.append(labels, 0), np.append(rows, -1), np.insert(labels, 7, 1), np.insert(rows, 7, -1)))
     )
     found = listed(miner(KEY, jnp.asarray(padded), *relations))
@@ -263,11 +263,11 @@ def exact(d, n):
 def test_distance_weighted_draws_from_the_distribution_of_the_paper(n, d_an):
     expected = exact(d_an, n)
     assert (expected[:4] > 0.02).all()
-    assert_near(frequencies(partial(mining.distance_weighted, dimensions=n), d_an), expected)
+    assert_near(frequencies(partial(miners.distance_weighted, dimensions=n), d_an), expected)
 
 
 def test_random_negatives_are_uniform():
-    assert_near(frequencies(mining.random_negatives, [0.1, 2.0, 0.7, 0.0, 0.5]), np.full(5, 0.2))
+    assert_near(frequencies(miners.random_negatives, [0.1, 2.0, 0.7, 0.0, 0.5]), np.full(5, 0.2))
 
 
 @pytest.mark.parametrize("miner", DRAWN.values(), ids=DRAWN)
@@ -275,21 +275,21 @@ def test_permuting_the_candidates_permutes_the_distribution(miner):
     d_an, order = np.array([1.3, 0.4, 0.6, 1.7, 0.9]), np.array([3, 0, 4, 2, 1])
     found, permuted = frequencies(miner, d_an), frequencies(miner, d_an[order])
     np.testing.assert_allclose(permuted, found[order], atol=5 * np.sqrt(0.5 / DRAWS))
-    assert found.max() > found.min() + 0.05 or miner is mining.random_negatives
+    assert found.max() > found.min() + 0.05 or miner is miners.random_negatives
 
 
 def test_distance_weighted_scales_every_anchor_by_itself():
     """At n = 256, log w is 184 at .5, 0 at 1.39, and 408 at 1.99, which is not admissible."""
     distances = jnp.array([[0.6, 0.5, 1.99], [0.6, 1.39, 1.99], [0.6, 1.4, 1.99]])
     positives = jnp.repeat(mask(0, c=3), 3, axis=0)
-    found = mining.distance_weighted(KEY, distances, positives, ~positives, dimensions=256, max_positives=1)
+    found = miners.distance_weighted(KEY, distances, positives, ~positives, dimensions=256, max_positives=1)
     assert listed(found) == [[0, 0, 1], [1, 0, 1]]  # the third anchor has no admissible negative
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 256, 2048])
 def test_distance_weighted_is_finite_at_both_ends_of_the_sphere(n):
     distances = jnp.array([[0.7, 0.0, 2.0, 2.0000005, 1.9999999]])
-    miner = partial(mining.distance_weighted, dimensions=n, minimum=1e-6, maximum=3.0)
+    miner = partial(miners.distance_weighted, dimensions=n, minimum=1e-6, maximum=3.0)
     with jax.debug_nans(True):
         found = miner(KEY, distances, mask(0, c=5), mask(2, 3, 4, c=5))
         at_zero = miner(KEY, distances, mask(0, c=5), mask(1, c=5))
@@ -318,16 +318,16 @@ def test_rounding_never_draws_a_candidate_of_weight_zero(monkeypatch):
     for row, place in places[:20]:
         number = sums[row, place] / sums[row].max()
         monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, number, dtype))
-        found = mining._one_drawn_per_pair(KEY, weights[row][None], weights[row][None], positives, 1)
+        found = miners._one_drawn_per_pair(KEY, weights[row][None], weights[row][None], positives, 1)
         assert found.weight[0] * weights[row, found.negative[0]] > 0
 
 
-@pytest.mark.parametrize("name", mining.MINERS)
+@pytest.mark.parametrize("name", miners.MINERS)
 @pytest.mark.parametrize("how", ["halves", "vmap", "pmap", "shard_map"])
 def test_splitting_the_anchors_changes_nothing(name, how):
     """Nor does it matter whether one key is given, or its folds for every anchor."""
     miner, (distances, labels, rows), count = COMPILED[name], batch(), 2 if how == "halves" else 4
-    relations = mining.relations(*map(jnp.asarray, (labels, rows, labels, rows)))
+    relations = miners.relations(*map(jnp.asarray, (labels, rows, labels, rows)))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(24))
     whole = keys, jnp.asarray(distances), *relations
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), whole)

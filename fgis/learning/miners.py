@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fgis.types import Key, Triplets, UserError
+from fgis.base import Key, Triplets
+from fgis.errors import UserError
 
 
 def relations(

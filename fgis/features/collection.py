@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageOps
 
+from fgis.errors import UserError
 from fgis.features import store
-from fgis.types import UserError
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgis.features.collections import COLLECTIONS, fingerprint, load_collection, read_image
-from fgis.types import UserError
+from fgis.errors import UserError
+from fgis.features.collection import COLLECTIONS, fingerprint, load_collection, read_image
 
 RED, BLUE = (200, 10, 20), (20, 10, 200)
 

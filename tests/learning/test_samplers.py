@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fgis.learning import sampling
+from fgis.learning import samplers
 
 LABELS = np.array([5, 5, 5, 2, 2, 9, 9, 9, 9, 2, 4, 4])  # classes 2, 4, 5, 9 of 3, 2, 3 and 4 images
 
 
 def table(rows=None):
-    return sampling.class_table(LABELS, np.arange(12) if rows is None else rows)
+    return samplers.class_table(LABELS, np.arange(12) if rows is None else rows)
 
 
 def test_class_table_lists_rows_by_class_padded():
@@ -22,7 +22,7 @@ def test_class_table_lists_rows_by_class_padded():
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 4])
 def test_pk_sees_every_class_each_epoch_and_k_images_of_each(classes):
-    sample = partial(sampling.sample_pk, table(), 3, classes=classes, per_class=2)
+    sample = partial(samplers.sample_pk, table(), 3, classes=classes, per_class=2)
     epoch_steps = -(-4 // classes)
     for epoch in range(3):
         rows = np.concatenate([sample(epoch * epoch_steps + step) for step in range(epoch_steps)]).reshape(-1, 2)
@@ -32,13 +32,13 @@ def test_pk_sees_every_class_each_epoch_and_k_images_of_each(classes):
 
 
 def test_pk_repeats_images_only_where_a_class_is_smaller_than_k():
-    rows = sampling.sample_pk(table(), 0, 0, classes=4, per_class=4).reshape(4, 4)
+    rows = samplers.sample_pk(table(), 0, 0, classes=4, per_class=4).reshape(4, 4)
     for own in np.asarray(rows):
         assert len(set(own.tolist())) == min(4, (LABELS[own[0]] == LABELS).sum())
 
 
 def test_pk_pads_where_there_are_fewer_classes_than_p():
-    rows = np.asarray(sampling.sample_pk(table(np.array([0, 1, 5, 6])), 0, 7, classes=3, per_class=2)).reshape(3, 2)
+    rows = np.asarray(samplers.sample_pk(table(np.array([0, 1, 5, 6])), 0, 7, classes=3, per_class=2)).reshape(3, 2)
     assert rows[2].tolist() == [-1, -1]
     assert set(LABELS[rows[:2, 0]]) == {5, 9}
 
@@ -46,7 +46,7 @@ def test_pk_pads_where_there_are_fewer_classes_than_p():
 def test_pk_draws_from_the_rows_of_its_run_alone():
     allowed = np.array([0, 2, 3, 4, 10, 11])
     tables = jax.tree.map(lambda *x: jnp.stack(x), table(allowed), table())
-    rows = jax.vmap(lambda t: jnp.stack([sampling.sample_pk(t, 1, step, 2, 2) for step in range(20)]))(tables)
+    rows = jax.vmap(lambda t: jnp.stack([samplers.sample_pk(t, 1, step, 2, 2) for step in range(20)]))(tables)
     assert set(np.unique(rows[0])) == set(allowed.tolist())
     assert set(np.unique(rows[1])) == set(range(12))
 
@@ -55,7 +55,7 @@ def test_uniform_epochs_walk_all_images_of_the_run_in_a_new_order():
     for rows in (np.arange(12), np.array([0, 2, 3, 4, 6, 10, 11])):
         steps = -(-len(rows) // 5)
         epochs = [
-            np.concatenate([sampling.sample_uniform(table(rows), 3, epoch * steps + s, batch=5) for s in range(steps)])
+            np.concatenate([samplers.sample_uniform(table(rows), 3, epoch * steps + s, batch=5) for s in range(steps)])
             for epoch in range(3)
         ]
         for epoch in epochs:
@@ -66,17 +66,17 @@ def test_uniform_epochs_walk_all_images_of_the_run_in_a_new_order():
 
 
 def test_uniform_pads_where_there_are_fewer_images_than_a_batch():
-    rows = np.asarray(sampling.sample_uniform(table(np.array([0, 4, 5, 6, 7])), 1, 9, batch=7))
+    rows = np.asarray(samplers.sample_uniform(table(np.array([0, 4, 5, 6, 7])), 1, 9, batch=7))
     assert sorted(rows[:5]) == [0, 4, 5, 6, 7]
     assert rows[5:].tolist() == [-1, -1]
 
 
 def test_balanced_draws_classes_alike_and_then_their_images():
-    rows = np.asarray(sampling.sample_balanced(table(), 0, 3, batch=40_000))
+    rows = np.asarray(samplers.sample_balanced(table(), 0, 3, batch=40_000))
     for row, label in enumerate(LABELS):
         assert (rows == row).mean() == pytest.approx(1 / 4 / (label == LABELS).sum(), abs=0.006)
     rows = np.asarray(
-        sampling.sample_balanced(table(np.array([9, 3, 0, 2, 11])), 0, 3, batch=20_000)
+        samplers.sample_balanced(table(np.array([9, 3, 0, 2, 11])), 0, 3, batch=20_000)
     )  # labels 2 2 5 5 4
     found, counts = np.unique(rows, return_counts=True)
     assert found.tolist() == [0, 2, 3, 9, 11]
@@ -85,7 +85,7 @@ def test_balanced_draws_classes_alike_and_then_their_images():
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_frequency_draws_distinct_classes_by_a_power_of_their_images(power):
-    sample = partial(sampling.sample_frequency, table(), 5, classes=2, per_class=1, power=power)
+    sample = partial(samplers.sample_frequency, table(), 5, classes=2, per_class=1, power=power)
     drawn = LABELS[np.asarray(jax.vmap(sample)(jnp.arange(20_000)))]
     weight = {2: 3.0**power, 4: 2.0**power, 5: 3.0**power, 9: 4.0**power}
     for one in weight:
@@ -97,7 +97,7 @@ def test_frequency_draws_distinct_classes_by_a_power_of_their_images(power):
 
 
 def test_frequency_takes_the_images_of_a_class_as_pk_does():
-    rows = np.asarray(sampling.sample_frequency(table(), 0, 1, classes=4, per_class=5)).reshape(4, 5)
+    rows = np.asarray(samplers.sample_frequency(table(), 0, 1, classes=4, per_class=5)).reshape(4, 5)
     assert set(LABELS[rows[:, 0]]) == {2, 4, 5, 9}
     for own in rows:
         images = (LABELS[own[0]] == LABELS).sum()
@@ -105,13 +105,13 @@ def test_frequency_takes_the_images_of_a_class_as_pk_does():
         assert len(set(own[:images])) == min(images, 5)
         assert (own[images:] == own[: 5 - images]).all()
     # Each image of a class is as likely as any other.
-    drawn = jax.vmap(lambda step: sampling.sample_frequency(table(), 0, step, classes=4, per_class=1))(jnp.arange(8000))
+    drawn = jax.vmap(lambda step: samplers.sample_frequency(table(), 0, step, classes=4, per_class=1))(jnp.arange(8000))
     counts = np.bincount(np.asarray(drawn).ravel(), minlength=12) / 8000
     np.testing.assert_allclose(counts, [1 / (label == LABELS).sum() for label in LABELS], atol=0.03)
 
 
 def test_frequency_pads_where_there_are_fewer_classes_than_p():
-    rows = np.asarray(sampling.sample_frequency(table(np.array([0, 1, 5, 6])), 0, 7, 5, 2)).reshape(5, 2)
+    rows = np.asarray(samplers.sample_frequency(table(np.array([0, 1, 5, 6])), 0, 7, 5, 2)).reshape(5, 2)
     assert (rows[2:] == -1).all()
     assert set(LABELS[rows[:2, 0]]) == {5, 9}
 
@@ -127,9 +127,9 @@ TABLE_SAMPLERS = {
 @pytest.mark.parametrize("name", TABLE_SAMPLERS)
 def test_runs_can_be_stacked_and_draw_from_their_own_rows_alone(name):
     allowed = np.array([0, 2, 3, 4, 10, 11])
-    pools = [sampling.POOLS[name](LABELS, rows, 0, LABELS // 5) for rows in (allowed, np.arange(12), np.arange(0))]
+    pools = [samplers.POOLS[name](LABELS, rows, 0, LABELS // 5) for rows in (allowed, np.arange(12), np.arange(0))]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *pools)
-    sample = partial(sampling.SAMPLERS[name], **TABLE_SAMPLERS[name])
+    sample = partial(samplers.SAMPLERS[name], **TABLE_SAMPLERS[name])
     steps = jnp.arange(60)
     every = jax.jit(jax.vmap(lambda pool, seed: jax.vmap(lambda step: sample(pool, seed, step))(steps)))
     rows = np.asarray(every(stacked, jnp.array([1, 2, 3])))
@@ -140,15 +140,15 @@ def test_runs_can_be_stacked_and_draw_from_their_own_rows_alone(name):
 
 
 def triplets(seed=0, n=20, rows=None):
-    return jnp.asarray(sampling.draw_published_triplets(LABELS, np.arange(12) if rows is None else rows, seed, n))
+    return jnp.asarray(samplers.draw_published_triplets(LABELS, np.arange(12) if rows is None else rows, seed, n))
 
 
 def test_samplers_are_functions_of_seed_and_step():
-    pk = partial(sampling.sample_pk, table(), classes=2, per_class=2)
-    published = partial(sampling.sample_published, triplets(), batch=4)
-    uniform = partial(sampling.sample_uniform, table(), batch=4)
-    balanced = partial(sampling.sample_balanced, table(), batch=4)
-    frequency = partial(sampling.sample_frequency, table(), classes=2, per_class=2)
+    pk = partial(samplers.sample_pk, table(), classes=2, per_class=2)
+    published = partial(samplers.sample_published, triplets(), batch=4)
+    uniform = partial(samplers.sample_uniform, table(), batch=4)
+    balanced = partial(samplers.sample_balanced, table(), batch=4)
+    frequency = partial(samplers.sample_frequency, table(), classes=2, per_class=2)
     for sample in (pk, published, uniform, balanced, frequency):
         one = sample(1, 5)
         assert (one == jax.jit(sample)(1, 5)).all()
@@ -172,7 +172,7 @@ def test_published_triplets_take_first_last_and_first_images():
 
 
 def test_the_published_pool_takes_coarse_labels_and_ignores_them():
-    pool = partial(sampling.POOLS["published"], triplets=20)
+    pool = partial(samplers.POOLS["published"], triplets=20)
     assert (pool(LABELS, np.arange(12), 0, LABELS // 5) == triplets()).all()
     assert (pool(LABELS, np.arange(12), 0, None) == triplets()).all()
 
@@ -191,10 +191,10 @@ def test_published_triplets_show_the_rows_of_their_run_alone_and_depend_on_the_s
 
 def test_published_epochs_use_each_training_triplet_once_and_never_the_held_out_ones():
     drawn = triplets(n=10)
-    validation = sampling.published_validation(drawn, 4, held_out=0.25)
+    validation = samplers.published_validation(drawn, 4, held_out=0.25)
     assert validation.reshape(-1, 3).tolist() == drawn[8:].tolist()
     for epoch in range(2):
-        steps = [sampling.sample_published(drawn, 4, epoch * 3 + step, batch=3) for step in range(3)]
+        steps = [samplers.sample_published(drawn, 4, epoch * 3 + step, batch=3) for step in range(3)]
         rows = np.concatenate(steps).reshape(-1, 3)
         assert (rows == -1).all(axis=1).sum() == 1  # 8 triplets in 3 batches of 3
         assert sorted(rows[rows[:, 0] >= 0].tolist()) == sorted(drawn[:8].tolist())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fgis.retrieval.evaluate import summarize
-from fgis.retrieval.statistics import corrected, holm, paired, sign_flip_p
+from fgis.retrieval.significance import corrected, holm, paired, sign_flip_p
 
 
 def exact(differences, classes):

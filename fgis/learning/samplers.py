@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from fgis.base import Key
 from fgis.learning.relevance import draw_deep_ranking_triplets
-from fgis.types import Key
 
 
 class ClassTable(NamedTuple):
