@@ -1,11 +1,12 @@
 """``neighbours.h5``: the ranked neighbours of every image, for programs of the user's own."""
 
-import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 from jaxtyping import Float, Int
+
+from fgis.files import replacing
 
 
 def write_neighbours(
@@ -15,14 +16,12 @@ def write_neighbours(
     rows: Int[np.ndarray, "n k"],
     distances: Float[np.ndarray, "n k"],
 ) -> None:
-    """Datasets ``image_ids``, ``labels``, ``rows`` (row numbers of both, by ascending distance) and ``distances``.
+    """Writes ``image_ids``, ``labels``, ``rows`` (row numbers of both, by ascending distance) and ``distances``.
 
     The file appears whole or not at all; its bytes depend on the arguments alone.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with h5py.File(partial, "w", track_order=False) as file:
+    with replacing(path) as partial, h5py.File(partial, "w", track_order=False) as file:
         ids = np.asarray(image_ids, dtype=object)
         file.create_dataset("image_ids", data=ids, dtype=h5py.string_dtype("utf-8"), track_times=False)
         for name, values in (("labels", labels), ("rows", rows), ("distances", distances)):
             file.create_dataset(name, data=values, track_times=False)
-    os.replace(partial, path)

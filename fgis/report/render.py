@@ -1,36 +1,54 @@
-"""``report.html``: what was run, its table, its curves, and its worst and best queries, in one self-contained file."""
+"""``report.html``: a summary in words, the tables, and, folded up, curves, examples and the configuration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from fgis.base import RunPlan
 from fgis.report import plots, summary
-from fgis.report.gallery import Answers
+from fgis.report.examples import Examples
+from fgis.report.pages import render_template
+from fgis.report.tables import ABOVE, BELOW, tables
+
+FOLDED = ("open_set",)  # evaluations that are folded up, below the others
 
 
 def html(
     report: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     plans: Sequence[RunPlan],
-    answers: Mapping[str, Sequence[Answers]],
+    examples: Examples | None = None,
 ) -> str:
-    """The page of one report; ``answers`` maps a title (worst queries, best queries) to the queries shown under it."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fgis.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    config = report["config"]
-    return environment.get_template("report.html").render(
+    """The page of one report.
+
+    Args:
+      report: the content of ``report.json``.
+      history: the records of ``metrics.jsonl``; may be empty.
+      plans: the runs, in the order of the records' values.
+      examples: queries to be shown with their neighbours, if any.
+
+    Returns:
+      A page that needs no other file; its bytes depend on the arguments alone.
+    """
+    shown = tables(report)
+    return render_template(
+        "report.html",
         report=report,
-        config=config,
+        title=_title(report["config"].get("features", {})),
         runs=len(plans),
-        tables=summary.tables(report),
+        summary=summary.paragraph(report),
         warning=summary.warning(report),
+        tables=[table for table in shown if table.name not in FOLDED],
+        folded_tables=[table for table in shown if table.name in FOLDED],
+        marks={"above": ABOVE, "below": BELOW},
         curves=plots.curves(history, plans),
-        answers=answers,
-        choices=_choices(config),
+        examples=examples,
+        choices=_choices(report["config"]),
     )
+
+
+def _title(features: Mapping[str, Any]) -> str:
+    collection, backbone = features.get("collection"), features.get("backbone")
+    return f"{collection or 'images'} on {backbone} features" if backbone else str(collection or "report")
 
 
 def _choices(config: Mapping[str, Any]) -> list[tuple[str, str]]:

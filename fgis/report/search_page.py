@@ -1,43 +1,46 @@
-"""What a search with a picture shows: the verdict in words, a self-contained page, and a montage as one picture."""
+"""What a search with an image shows: a verdict in words, a self-contained page, and a montage as one picture."""
 
-import io
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
-from fgis.report.gallery import thumbnail
-from fgis.report.records import write_text
+from fgis.files import replacing, write_text
+from fgis.report.examples import show_label, thumbnail
+from fgis.report.fonts import choose_font, visible
+from fgis.report.pages import render_template
 
-SIDE = 320  # pixels, the longer side of the query on a page and of any picture that is kept for one
-COLUMNS = 4  # of answers, in a montage: with three rows of them the published 4 × 3
-TILE, PICTURE, GAP = (208, 200), (200, 150), 12  # sizes in a montage, (width, height)
+SIDE = 320  # pixels, the longer side of the query on a page and of any image that is kept for one
+COLUMNS = 4  # of matches, in a montage: with three rows of them the published 4 × 3
+TILE, PICTURE, GAP, LINE = (208, 218), (200, 150), 12, 18  # sizes in a montage: (width, height), space, line of text
 COLOURS = {True: (42, 157, 92), False: (209, 73, 91), None: (150, 150, 150)}  # borders: within the threshold or not
+FONT_SIZE = 13
+STEM_BYTES = 200  # of a page's name at most: file systems allow 255 with the suffixes
 
 
-class Answer(NamedTuple):
-    """One image of the gallery, as it answers: its place, and its picture where the images are at hand."""
+class Match(NamedTuple):
+    """One image of the gallery in the ranking of a query."""
 
-    rank: int
+    rank: int  # from 1
     image_id: str
     label: int
+    label_name: str  # "" where the label has no name
     distance: float
-    picture: Image.Image | None
-    near: bool | None  # within the threshold; None where the distance is not one that the threshold is about
+    picture: Image.Image | None  # None where the image is not at hand
+    near: bool | None  # within the threshold; None where the threshold does not apply to this distance
 
 
-class Found(NamedTuple):
-    """A picture and what was found with it."""
+class SearchResult(NamedTuple):
+    """A query and its ranked matches."""
 
     path: str  # of the query, as it was given
     picture: Image.Image
     nearest: float  # the distance of the nearest image of the gallery, whatever is listed
     threshold: float | None  # None where there is none: a gallery of one object
-    answers: Sequence[Answer]
+    matches: Sequence[Match]
     order: str  # in words: "nearest first"
     gallery: str  # in words: what was searched, and by which embedding
     milliseconds: Mapping[str, float]  # of each stage
@@ -48,51 +51,50 @@ class Found(NamedTuple):
         return Path(self.path).name
 
 
-def is_known(found: Found) -> bool:
+def is_known(result: SearchResult) -> bool:
     """nearest ≤ threshold; true without a threshold."""
-    return found.threshold is None or found.nearest <= found.threshold
+    return result.threshold is None or result.nearest <= result.threshold
 
 
-def verdict(found: Found) -> str:
-    """Whether the gallery knows what is on the picture, in words."""
-    if found.threshold is None:
-        return f"the gallery holds one object, so there is no threshold to judge by: nearest at {found.nearest:.4f}"
-    words = "the gallery knows this" if is_known(found) else "nothing like this in the gallery"
-    return f"{words}: nearest at {found.nearest:.4f}, threshold {found.threshold:.4f}"
+def verdict(result: SearchResult) -> str:
+    """Whether the gallery has an image like the query, in words."""
+    if result.threshold is None:
+        return f"the gallery holds one object, so there is no threshold: nearest at {result.nearest:.4f}"
+    words = "the gallery has images like this" if is_known(result) else "nothing like this in the gallery"
+    return f"{words}: nearest at {result.nearest:.4f}, threshold {result.threshold:.4f}"
 
 
-def html(found: Found) -> str:
+def html(result: SearchResult) -> str:
     """The page of one query: it needs no other file, and shows names where there are no pictures."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fgis.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    matches = [(match, thumbnail(match.picture, 160) if match.picture else "") for match in result.matches]
+    return render_template(
+        "search.html",
+        result=result,
+        known=is_known(result),
+        verdict=verdict(result),
+        query=thumbnail(result.picture, SIDE),
+        matches=matches,
     )
-    return environment.get_template("search.html").render(
-        found=found,
-        known=is_known(found),
-        verdict=verdict(found),
-        query=thumbnail(found.picture, SIDE),
-        answers=[(answer, thumbnail(answer.picture, 160) if answer.picture else "") for answer in found.answers],
-    )
 
 
-def montage(found: Found) -> Image.Image:
-    """The query, twice as large, and its answers to the right of it, four in a row, each with rank, name and distance.
+def montage(result: SearchResult) -> Image.Image:
+    """The query, twice as large, and its matches to the right of it, four in a row, each with rank, name and distance.
 
-    Borders are green within the threshold and red beyond it, grey where the distances are not those of the threshold.
-    An answer without a picture keeps its place.
+    Borders are green within the threshold and red beyond it, grey where the threshold does not apply. A match without
+    a picture keeps its place.
     """
-    columns = max(1, min(COLUMNS, len(found.answers)))
-    rows = max(2, -(-len(found.answers) // columns))  # the query is two tiles high
+    columns = max(1, min(COLUMNS, len(result.matches)))
+    rows = max(2, -(-len(result.matches) // columns))  # the query is two tiles high
     left = 2 * TILE[0] + 2 * GAP
     canvas = Image.new("RGB", (left + columns * TILE[0] + GAP, GAP + rows * TILE[1]), "white")
     large = (2 * PICTURE[0], 2 * PICTURE[1])
-    colour = COLOURS[None if found.threshold is None else is_known(found)]
-    _draw_tile(canvas, (GAP, GAP), large, found.picture, ["query", found.query], colour)
-    for place, answer in enumerate(found.answers):
+    colour = COLOURS[None if result.threshold is None else is_known(result)]
+    _draw_tile(canvas, (GAP, GAP), large, result.picture, ["query", result.query], colour)
+    for place, match in enumerate(result.matches):
         row, column = divmod(place, columns)
-        lines = [f"{answer.rank}   {answer.distance:.4f}   label {answer.label}", answer.image_id]
+        lines = [f"{match.rank}   {match.distance:.4f}", show_label(match.label, match.label_name), match.image_id]
         corner = (left + column * TILE[0], GAP + row * TILE[1])
-        _draw_tile(canvas, corner, PICTURE, answer.picture, lines, COLOURS[answer.near])
+        _draw_tile(canvas, corner, PICTURE, match.picture, lines, COLOURS[match.near])
     return canvas
 
 
@@ -109,14 +111,13 @@ def _draw_tile(
         resized = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         canvas.paste(resized, (x + (size[0] - width) // 2, y + (size[1] - height) // 2))
     draw.rectangle(box, outline=colour, width=3)
-    font = ImageFont.load_default(13)
     for number, line in enumerate(lines):
-        draw.text((x, y + size[1] + 3 + 18 * number), _shorten(line, font, size[0]), "black", font)
+        shown, font = choose_font(line[-200:], FONT_SIZE)
+        draw.text((x, y + size[1] + 3 + LINE * number), _shorten(shown, font, size[0]), "black", font)
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """``text``, or its end where it is too wide: paths differ at the end."""
-    text = text[-200:]
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """``text``, or its end where it is wider than ``width`` pixels: paths differ at the end."""
     shown = text
     while font.getlength(shown) > width and text:
         text = text[1:]
@@ -124,41 +125,70 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return shown
 
 
-def write_png(path: Path, image: Image.Image) -> None:
-    """Writes a file that is whole or absent, never half-written."""
-    buffer, partial = io.BytesIO(), Path(f"{path}.partial")
-    image.save(buffer, "PNG")
-    partial.write_bytes(buffer.getvalue())
-    os.replace(partial, path)
-
-
-def write_files(target: Path, found: Found) -> list[Path]:
-    """The page, and the montage where there are pictures of answers; the files that were written."""
-    page, tiles = (target.with_name(target.name + suffix) for suffix in (".html", ".png"))
-    write_text(page, html(found))
-    if not any(answer.picture for answer in found.answers):
-        tiles.unlink(missing_ok=True)  # of an earlier search with this picture: it would not belong to the page
+def write_files(target: Path, result: SearchResult) -> list[Path]:
+    """Writes ``TARGET.html``, and ``TARGET.png`` where there are pictures of matches; returns the files written."""
+    page, picture = (target.with_name(target.name + suffix) for suffix in (".html", ".png"))
+    write_text(page, html(result))
+    if not any(match.picture for match in result.matches):
+        picture.unlink(missing_ok=True)  # of an earlier search with this query: it would not belong to the page
         return [page]
-    write_png(tiles, montage(found))
-    return [page, tiles]
+    with replacing(picture) as partial:
+        montage(result).save(partial, "PNG")
+    return [page, picture]
 
 
-def document(found: Found) -> dict[str, Any]:
-    """What ``--json`` prints of one picture."""
+def page_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name for the files of each query: its file's stem, made unique, whatever the case of letters.
+
+    Where queries share a stem the suffix is kept, and where that is not enough a number is added, in the order of
+    ``paths``.
+
+    >>> list(page_names([Path("a.jpg"), Path("b.jpg"), Path("b.png"), Path("x/a.jpg")]).values())
+    ['a.jpg', 'b.jpg', 'b.png', 'a.jpg-2']
+    """
+    queries = list(dict.fromkeys(paths))
+    stems = Counter(path.stem.casefold() for path in queries)
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in queries:
+        name = path.stem if stems[path.stem.casefold()] == 1 else path.name
+        name = visible(name).encode()[:STEM_BYTES].decode(errors="ignore")
+        number, unique = 1, name
+        while unique.casefold() in taken:
+            number += 1
+            unique = f"{name}-{number}"
+        names[path] = unique
+        taken.add(unique.casefold())
+    return names
+
+
+def document(result: SearchResult) -> dict[str, Any]:
+    """The JSON document of one query: ``query, known, threshold, results, milliseconds``."""
+    results = [
+        {
+            "rank": match.rank,
+            "image_id": match.image_id,
+            "label": match.label,
+            "label_name": match.label_name,
+            "distance": match.distance,
+        }
+        for match in result.matches
+    ]
     return {
-        "query": found.path,
-        "known": is_known(found),
-        "threshold": found.threshold,
-        "results": [
-            {"rank": a.rank, "image_id": a.image_id, "label": a.label, "distance": a.distance} for a in found.answers
-        ],
-        "milliseconds": {stage: round(value, 2) for stage, value in found.milliseconds.items()},
+        "query": result.path,
+        "known": is_known(result),
+        "threshold": result.threshold,
+        "results": results,
+        "milliseconds": {stage: round(value, 2) for stage, value in result.milliseconds.items()},
     }
 
 
-def text(found: Found) -> str:
-    """What the terminal shows of one picture."""
-    listed = [(a.rank, a.image_id, a.label, f"{a.distance:.4f}") for a in found.answers]
+def text(result: SearchResult) -> str:
+    """What the terminal shows of one query."""
+    listed = [
+        (match.rank, visible(match.image_id), visible(show_label(match.label, match.label_name)), f"{match.distance:.4f}")
+        for match in result.matches
+    ]
     table = tabulate(listed, headers=("rank", "image id", "label", "distance"), disable_numparse=True)
-    stages = ", ".join(f"{stage} {value:.0f}" for stage, value in found.milliseconds.items())
-    return f"{found.path}: {verdict(found)}\n\n{table}\n\n{found.order}; milliseconds: {stages}"
+    stages = ", ".join(f"{stage} {value:.0f}" for stage, value in result.milliseconds.items())
+    return f"{visible(result.path)}: {verdict(result)}\n\n{table}\n\n{result.order}; milliseconds: {stages}"

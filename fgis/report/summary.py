@@ -1,70 +1,70 @@
-"""The table of a report, as rows of text: one for the terminal, the HTML page and the README alike."""
+"""A report in words: one paragraph that says what the trained head adds, and the text for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tabulate import tabulate
 
-TITLES = {
-    "closed_set": "closed set: every image asks, every image answers, the head was trained on all of them",
-    "unseen_objects": "unseen objects: queries show objects that the head was not trained on, all images answer",
-    "unseen_gallery": "unseen gallery: the same queries, asked of unseen objects alone, which no fit can flatter",
-    "open_set": "open set: is there anything like it? Every query asks with its object in the gallery, and without it",
-    "triplets": "triplets: is the positive nearer to the query than the negative? Heads that have not seen its object",
-    "transfer": "transfer: images of another feature file, none of them used in training",
-}
-ROWS = {
-    "frozen": "frozen features",
-    "untrained": "head before training",
-    "trained": "trained head",
-    "frozen_reranked": "frozen features, re-ranked",
-    "reranked": "trained head, re-ranked",
-    "difference": "trained − frozen, paired",
-    "difference_untrained": "trained − untrained, paired",
-    "difference_reranked": "re-ranked − trained, paired",
+from fgis.report.tables import defined, distinguishable, make_cell, tables
+
+SCOPES = {  # by preference: what is not fitted to the objects at hand says most
+    "unseen_gallery": "On unseen objects (the heads were trained neither on the queries' objects nor on those of the "
+    "gallery)",
+    "unseen_objects": "On unseen objects (the heads were not trained on the queries' objects; the gallery is all "
+    "images)",
+    "closed_set": "On the objects that the heads were trained on (closed set; this report has no figures on unseen "
+    "objects)",
+    "transfer": "On the images of another feature file than the one that the heads were trained on (transfer)",
 }
 
 
-def figure(value: Mapping[str, Any] | None, signed: bool = False) -> str:
-    """``3.942 [3.921, 3.960]``; a dash where there is no figure."""
-    if value is None or value["mean"] is None:
-        return "–"
-    sign = "+" if signed else ""
-    low, high = value["ci95"]
-    return f"{value['mean']:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
+def paragraph(report: Mapping[str, Any]) -> str:
+    """What the trained head adds to the frozen features, by the first metric, and how much of it is due to training.
+
+    Of unseen objects where the report has them, else of the closed set, else of a transfer; the text says which. A
+    difference is called distinguishable from 0 where its 95 % interval excludes 0.
+    """
+    evaluations = report["evaluations"]
+    name = next((name for name in SCOPES if name in evaluations), None)
+    if name is None:
+        return "This report has no ranking by the trained head to compare with one by the frozen features."
+    evaluation = evaluations[name]
+    metric = next(iter(evaluation["trained"]))
+    difference = evaluation.get("difference", {}).get(metric)
+    if not defined(difference):
+        return f"{SCOPES[name]}, no query has a value of {metric}, so the trained head cannot be compared."
+    trained, frozen = (make_cell(evaluation[row][metric]).value for row in ("trained", "frozen"))
+    sentences = [
+        f"{SCOPES[name]}, the trained head has a mean {metric} of {trained} and the frozen features have {frozen}: "
+        f"the head {_effect(difference)}."
+    ]
+    training = evaluation.get("difference_untrained", {}).get(metric)
+    if defined(training):
+        untrained = make_cell(evaluation["untrained"][metric]).value
+        sentences.append(f"Against the same head before training ({untrained}), training itself {_effect(training)}.")
+    wide = evaluations.get("unseen_objects", {}) if name == "unseen_gallery" else {}
+    if defined(wide.get("difference", {}).get(metric)):
+        sentences.append(
+            f"In the gallery of all {wide['gallery']} images, which holds the objects that the heads were trained on "
+            f"as well, the head {_effect(wide['difference'][metric])}."
+        )
+    return " ".join(sentences)
 
 
-def tables(report: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, header, rows) of every evaluation: what others published, the frozen features, the trained head."""
-    published = report["config"]["evaluation"]["published"]
-    found = []
-    for name, evaluation in report["evaluations"].items():
-        metrics = list(evaluation["trained"])
-        rows = []
-        for source in dict.fromkeys(entry[0] for entry in published if entry[1] == name):
-            figures = {metric: value for who, where, metric, value in published if (who, where) == (source, name)}
-            rows.append([source, *(f"{figures[metric]:g}" if metric in figures else "–" for metric in metrics)])
-        for key, label in ((key, label) for key, label in ROWS.items() if key in evaluation):
-            signed = key.startswith("difference")
-            rows.append([label, *(figure(evaluation[key].get(metric), signed) for metric in metrics)])
-        kind = "triplets" if name == "triplets" else "queries"
-        counts = f"{evaluation['queries']} {kind}, gallery of {evaluation['gallery']}"
-        if evaluation["without_relatives"]:
-            counts += f", {evaluation['without_relatives']} without relatives left out"
-        if tied := max(evaluation.get("tied", {}).values(), default=0):
-            counts += f", up to {tied:g} of them cut off at a tie"
-        found.append((f"{TITLES[name]} ({counts})", ["", *metrics], rows))
-    return found
-
-
-def collapsed(history: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The runs whose embeddings were nearly one point or one line at the last record."""
-    flags = history[-1].get("collapsed", []) if history else []
-    return [run for run, flag in enumerate(flags) if flag]
+def _effect(difference: Mapping[str, Any]) -> str:
+    """The end of a sentence about a paired difference: its direction only where the interval excludes 0."""
+    cell, sign = make_cell(difference, signed=True), distinguishable(difference)
+    if not cell.low:
+        return f"changes it by {cell.value}, without an interval"
+    interval = f"(95 % interval of the difference {cell.low} to {cell.high})"
+    if sign == 0:
+        return f"changes it by {cell.value} {interval}, which cannot be distinguished from 0"
+    direction = "raises" if sign > 0 else "lowers"
+    return f"{direction} it by {abs(difference['mean']):.4f} {interval}, which is distinguishable from 0"
 
 
 def warning(report: Mapping[str, Any]) -> str:
-    """What is to be said of collapsed runs, or nothing."""
+    """A warning that names the runs that collapsed, or nothing."""
     runs = report.get("collapsed", [])
     if not runs:
         return ""
@@ -79,10 +79,12 @@ def warning(report: Mapping[str, Any]) -> str:
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """The tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
-    parts = [f"{warning(report)}\n"] if warning(report) else []
-    parts += [
-        f"{title}\n{tabulate(rows, header, tablefmt='simple', disable_numparse=True)}\n"
-        for title, header, rows in tables(report)
-    ]
+    """The summary and the tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
+    parts = [paragraph(report) + "\n"]
+    if warned := warning(report):
+        parts.insert(0, warned + "\n")
+    for table in tables(report):
+        rows = [[row.title, *map(str, row.cells)] for row in table.rows]
+        drawn = tabulate(rows, ["", *table.metrics], tablefmt="simple", disable_numparse=True)
+        parts.append(f"{table.title}: {table.description}\n{drawn}\n" + (f"{table.note}\n" if table.note else ""))
     return "\n".join(parts)

@@ -1,0 +1,67 @@
+"""Fonts for pictures with text: no character is drawn as an empty box."""
+
+import unicodedata
+from functools import cache
+from pathlib import Path
+
+from PIL import ImageFont
+
+CJK_FONTS = (  # file names of fonts with Chinese, Japanese or Korean characters, of usual systems, by preference
+    "NotoSansCJK-Regular.ttc", "NotoSansCJKjp-Regular.otf", "NotoSansCJKsc-Regular.otf", "NotoSansCJKkr-Regular.otf",
+    "SourceHanSans-Regular.ttc", "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf", "wqy-microhei.ttc",
+    "wqy-zenhei.ttc", "ipaexg.ttf", "ipag.ttf", "NanumGothic.ttf", "uming.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc",
+    "AppleSDGothicNeo.ttc", "Arial Unicode.ttf", "msyh.ttc", "YuGothM.ttc", "meiryo.ttc", "msgothic.ttc", "malgun.ttf",
+    "simsun.ttc",
+)  # fmt: skip
+
+
+def visible(text: str, drawable: frozenset[int] | None = None) -> str:
+    r"""``text`` in composed form, with the characters that cannot be shown as their escapes.
+
+    Those are control characters, undecodable bytes of file names, and what is not among the code points ``drawable``.
+
+    >>> print(visible("a\nb"), visible("é中", frozenset({233})))
+    a\nb é\u4e2d
+    """
+    return "".join(
+        character
+        if character.isprintable() and (drawable is None or ord(character) in drawable)
+        else character.encode("unicode_escape").decode()
+        for character in unicodedata.normalize("NFC", text)
+    )
+
+
+def choose_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """``text`` as it can be drawn, and the font to draw it with.
+
+    The font is the first of DejaVu Sans and the installed fonts of ``CJK_FONTS`` that has every character; where none
+    has, it is DejaVu Sans, and the characters that it lacks are escaped.
+    """
+    shown = visible(text)
+    wanted = frozenset(map(ord, shown))
+    latin = _latin_font()
+    path = latin
+    if not wanted <= _code_points(latin):
+        path = next((font for font in _cjk_fonts() if wanted <= _code_points(font)), latin)
+    return visible(shown, _code_points(path)), ImageFont.truetype(path, size)
+
+
+def _latin_font() -> str:
+    import matplotlib  # which ships it
+
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+
+
+@cache
+def _cjk_fonts() -> list[str]:
+    from matplotlib import font_manager  # importing it lists the fonts of the system: only where one is needed
+
+    installed = {Path(path).name: path for path in sorted(font_manager.findSystemFonts())}
+    return [installed[name] for name in CJK_FONTS if name in installed]
+
+
+@cache
+def _code_points(path: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(path).get_charmap())
