@@ -1,99 +1,170 @@
-"""Which images, and which labels: each collection is a function from ``config.features.images`` to a ``Collection``.
+"""The images of a data set: their ids, their labels, and the names of these.
 
-Listing a collection reads names only; images are decoded one by one, later, by ``Collection.read``. Image ids are
-relative posix paths, unique within the collection, and never name the machine. Decoding is Pillow's.
+Each collection is a function from a text that says where its images are to a ``Collection``. Listing a collection reads
+names only; images are decoded one by one, later, by ``Collection.read``. Image ids are relative posix paths, unique
+within the collection. Files and folders whose name begins with a dot are ignored.
 """
 
-import csv as csv_files
 import hashlib
 import io
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fgis.errors import UserError
-from fgis.features import store
+from fgis.features.images import SUFFIXES, read_image
+from fgis.features.labels import find_split, number_labels
+from fgis.features.lists import Listed, find_file, has_header, read_class_names, read_csv, read_text
+from fgis.ranges import nearest
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+DECODING_THREADS = 2
+Decoded = tuple[np.ndarray, ...] | Exception  # what became of an image, or why it is bad
 
 
 class Collection(NamedTuple):
-    """The images of one data set: row ``i`` of every field describes the same image."""
+    """The images of one data set: row ``i`` of every field but ``label_names`` describes the same image."""
 
     name: str
     image_ids: np.ndarray  # [n] str
     labels: Int[np.ndarray, " n"]
     read: Callable[[int], Image.Image]  # row -> RGB image, upright; any exception means that the image is bad
     coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such: each holds whole labels
+    label_names: tuple[str, ...] | None = None  # the name of label 0, 1, ..., where labels have names
 
 
 def load_collection(name: str, images: str) -> Collection:
-    """List the images of collection ``name`` at ``images``; an unknown name or an unusable place is a UserError."""
+    """List the images of a collection.
+
+    Args:
+      name: a key of ``COLLECTIONS``.
+      images: where the images are, in the form that the collection wants; ``~`` is expanded.
+
+    Returns:
+      The collection, of at least one image.
+
+    Raises:
+      ValueError: an unknown name, or ``images`` that hold no such collection; the message begins with ``collection:``
+        or ``images:``.
+      UserError: a line of a list cannot be used; the message begins with the file and the line.
+    """
     if name not in COLLECTIONS:
-        raise UserError(f"config.features.collection: {name!r} is unknown; take one of {', '.join(COLLECTIONS)}")
+        raise ValueError(f"collection: {name!r} is unknown; {nearest(name, COLLECTIONS)}")
     if not images:
-        raise UserError(f"config.features.images: empty; set it to the images of collection {name!r}")
-    return COLLECTIONS[name](images)
+        raise ValueError(f"images: empty; name the place of the images of collection {name!r}")
+    return COLLECTIONS[name](os.path.expanduser(images))
 
 
 def fingerprint(collection: Collection) -> str:
-    """Return a SHA-256 of the image ids, labels and coarse labels, in order; of no pixel."""
+    """SHA-256 of the image ids, labels and coarse labels, in order; no pixel and no label name enters it."""
     columns = [collection.labels] if collection.coarse is None else [collection.labels, collection.coarse]
     rows = [[str(image_id), *map(int, row)] for image_id, *row in zip(collection.image_ids, *columns, strict=True)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode the first frame upright as 8-bit RGB.
+def row_finder(image_ids: Sequence[str] | np.ndarray) -> Callable[[str], int | None]:
+    """Look up rows by image id.
 
-    EXIF orientation is applied, 16-bit greys are scaled by 1/257, transparency is laid on white. Raises ValueError for
-    floating-point pixels, whose range is not known, and whatever Pillow raises for a damaged file.
+    An id that is not there as written is looked up in the other normalisation of Unicode: file systems and archives
+    differ in whether they write ``é`` as one character or as ``e`` and an accent.
+
+    Args:
+      image_ids: [n] texts.
+
+    Returns:
+      A function from an image id to its row; None where there is none. Of several ids that differ in nothing but
+      normalisation, one in yet another normalisation finds the first.
+
+    >>> find = row_finder(["caf\\u00e9.jpg", "tea.jpg"])
+    >>> find("tea.jpg"), find("cafe\\u0301.jpg"), find("milk.jpg")
+    (1, 0, None)
     """
-    ImageOps.exif_transpose(image, in_place=True)  # a copy would cost as much time as decoding
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the image to 8 or 16 bits")
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.float32)
-        image = Image.fromarray(np.clip(np.round(pixels / 257), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()  # before the file is closed
-    return image
+    rows = {str(image_id): row for row, image_id in enumerate(image_ids)}
+    composed: dict[str, int] = {}
+    for image_id, row in rows.items():
+        composed.setdefault(unicodedata.normalize("NFC", image_id), row)
+    return lambda image_id: rows.get(image_id, composed.get(unicodedata.normalize("NFC", image_id)))
 
 
-def read_image(source: str | Path | io.BytesIO) -> Image.Image:
-    """Open one image file (or its bytes) as ``to_rgb`` describes."""
-    with Image.open(source) as image:
-        return to_rgb(image)
+def picture_finder(collection: Collection) -> Callable[[str], Image.Image | None]:
+    """Look up pictures by image id, as ``row_finder`` looks up rows.
+
+    Returns:
+      A function from an image id to the whole decoded image; None where the id is unknown, or where the image can no
+      longer be decoded.
+    """
+    find = row_finder(collection.image_ids)
+
+    def picture(image_id: str) -> Image.Image | None:
+        row = find(image_id)
+        if row is None:
+            return None
+        try:
+            return collection.read(row)
+        except Exception:  # decoders raise whatever the damage leads them to
+            return None
+
+    return picture
+
+
+def decoded_batches(
+    collection: Collection, batch_size: int, start: int, fit: Callable[[Image.Image], tuple[np.ndarray, ...]]
+) -> Iterator[list[Decoded]]:
+    """Decode and fit the images of each batch from number ``start`` on, one batch ahead of the one that is used.
+
+    Yields:
+      One entry per image: the arrays that ``fit`` returns, or the exception that the image raises.
+    """
+
+    def decode(row: int) -> Decoded:
+        try:
+            return fit(collection.read(row))
+        except Exception as error:  # decoders raise whatever the damage leads them to; the caller names the image
+            return error
+
+    total = len(collection.labels)
+    batches = [range(first, min(first + batch_size, total)) for first in range(start * batch_size, total, batch_size)]
+    pool = ThreadPoolExecutor(DECODING_THREADS)
+    try:
+        coming: list[Future[Decoded]] = [pool.submit(decode, row) for row in batches[0]] if batches else []
+        for number in range(len(batches)):
+            images = [future.result() for future in coming]
+            coming = [pool.submit(decode, row) for row in batches[number + 1]] if number + 1 < len(batches) else []
+            yield images
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def folder(images: str) -> Collection:
-    """Sub-folders as classes: the label is the index of the class's name in sorted order; nested files count."""
+    """Sub-folders as classes, whatever their names: label = index of the class's name in sorted order.
+
+    Images may lie in further folders below that of their class. A class without images keeps its label.
+    """
     root = _directory(images)
-    stray = [p.name for p in sorted(root.iterdir()) if p.suffix.lower() in SUFFIXES]
+    visible = sorted((path for path in root.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    stray = [path.name for path in visible if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     if stray:
-        raise UserError(
-            f"config.features.images: {images} holds images outside any class, {stray[0]!r} first of {len(stray)}; "
-            "move each into the sub-folder of its class"
+        raise ValueError(
+            f"images: {images} holds images outside any class, {stray[0]!r} first of {len(stray)}; move each into the "
+            "sub-folder of its class"
         )
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    pairs = []
+    classes = [path.name for path in visible if path.is_dir()]
+    ids, labels = [], []
     for label, name in enumerate(classes):
-        files = [Path(top, f) for top, _, names in os.walk(root / name) for f in names if not f.startswith(".")]
-        ids = sorted(f.relative_to(root).as_posix() for f in files if f.suffix.lower() in SUFFIXES)
-        pairs += [(image_id, label) for image_id in ids]
-    return _collect("folder", root, pairs, f"no image in any sub-folder of {images} (sub-folders are classes)")
+        members = sorted(path.relative_to(root).as_posix() for path in _image_files(root / name))
+        ids += members
+        labels += [label] * len(members)
+    if not ids:
+        raise ValueError(f"images: no image in any sub-folder of {images} (sub-folders are classes)")
+    return _from_files("folder", root, ids, labels)._replace(label_names=tuple(classes))
 
 
 def ukbench(images: str) -> Collection:
@@ -105,56 +176,62 @@ def ukbench(images: str) -> Collection:
             match = re.fullmatch(r"ukbench(\d+)\.jpe?g", name, re.IGNORECASE)
             if match:
                 found.setdefault(int(match[1]), (Path(prefix) / name).as_posix())
-    pairs = [(found[number], number // 4) for number in sorted(found)]
-    return _collect("ukbench", root, pairs, f"no ukbenchNNNNN.jpg in {images} or {images}/full")
+    if not found:
+        raise ValueError(f"images: no ukbenchNNNNN.jpg in {images} or {images}/full")
+    numbers = sorted(found)
+    return _from_files("ukbench", root, [found[number] for number in numbers], [number // 4 for number in numbers])
 
 
 def grocerystore(images: str) -> Collection:
-    """GroceryStore: the lists train.txt, val.txt, test.txt of ``path, fine id, coarse id``; label = fine id."""
+    """GroceryStore: the lists train.txt, val.txt, test.txt of ``path, fine id, coarse id``; label = fine id.
+
+    Labels have the names of ``classes.csv``, where that lies beside the lists.
+    """
     root = _directory(images)
-    rows: list[tuple[str, ...]] = []
+    listed: list[Listed] = []
     for name in ("train.txt", "val.txt", "test.txt"):
         if not (root / name).is_file():
-            raise UserError(
-                f"config.features.images: {images} has no {name}; name the folder that holds the three lists"
-            )
-        for number, line in enumerate((root / name).read_text(encoding="utf-8").splitlines(), 1):
+            raise ValueError(f"images: {images} has no {name}; name the folder that holds the three lists")
+        for number, line in enumerate(read_text(root / name).splitlines(), 1):
             match = re.fullmatch(r"\s*(\S.*?)\s*,\s*(\d+)\s*,\s*(\d+)\s*", line)
             if match:
-                rows.append(match.groups())
+                listed.append(Listed(f"{root / name}:{number}", *match.groups()))
             elif line.strip():
                 raise UserError(f"{root / name}:{number}: found {line!r}; write 'path, fine id, coarse id'")
-    return _collect_texts("grocerystore", root, rows, images, f"the three lists in {images} are empty")
+    if not listed:
+        raise ValueError(f"images: the three lists in {images} are empty")
+    found = _from_list("grocerystore", root, listed)
+    names = root / "classes.csv"
+    return found._replace(label_names=read_class_names(names, found.labels)) if names.is_file() else found
 
 
 def csv(images: str) -> Collection:
-    """A CSV file of ``path,label`` or ``path,label,coarse``, with or without that line as a header.
+    """A CSV file of ``path,label`` or ``path,label,coarse``; paths are relative to the file.
 
-    Paths are relative to the file. Labels that are all integers are taken as they are; otherwise each is the index of
-    its text in sorted order; so are coarse labels, and no label may stand with two of them.
+    Labels that are all integers are taken as they are; otherwise each is the index of its text in sorted order, and
+    these texts are the label names. So are coarse labels, and no label may have two of them.
+
+    The first line is a header where its path has no suffix of an image, no such file exists, and either the path is one
+    of ``HEADERS`` or the path of the second line exists.
     """
     path = Path(images)
     if not path.is_file():
-        raise UserError(f"config.features.images: no CSV file {images}; name one with lines of 'path,label'")
-    rows: list[tuple[str, ...]] = []
-    width = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv_files.reader(file, strict=True), 1):
-                cells = [cell.strip() for cell in row]
-                if not any(cells):
-                    continue
-                width = width or len(cells)
-                if width not in (2, 3) or len(cells) != width or not all(cells):
-                    raise UserError(
-                        f"{images}:{number}: found {','.join(row)!r}; write 'path,label' or 'path,label,coarse', "
-                        "the same in every line"
-                    )
-                if number > 1 or [c.lower() for c in cells] != ["path", "label", "coarse"][:width]:
-                    rows.append((Path(cells[0]).as_posix(), *cells[1:]))
-    except (csv_files.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{images}: not a CSV file of 'path,label' in UTF-8 ({error}); mend or rewrite it") from error
-    return _collect_texts("csv", path.parent, rows, images, f"no line in {images}")
+        raise ValueError(f"images: no CSV file {images}; name one with lines of 'path,label'")
+    lines = list(read_csv(path))
+    width = len(lines[0][1]) if lines else 0
+    for place, cells in lines:
+        if width not in (2, 3) or len(cells) != width or not all(cells):
+            raise UserError(
+                f"{place}: found {','.join(cells)!r}; write 'path,label' or 'path,label,coarse', the same in every line"
+            )
+    paths = [cells[0] for _, cells in lines]
+    listed = [
+        Listed(place, Path(cells[0]).as_posix(), cells[1], cells[2] if width == 3 else None)
+        for place, cells in lines[1 if has_header(path.parent, paths) else 0 :]
+    ]
+    if not listed:
+        raise ValueError(f"images: no image in {images}; write lines of 'path,label'")
+    return _from_list("csv", path.parent, listed)
 
 
 def tfds(images: str) -> Collection:
@@ -165,70 +242,78 @@ def tfds(images: str) -> Collection:
     """
     builder_name, at, split = images.rpartition("@")
     if not at or not builder_name or not split:
-        raise UserError(f"config.features.images: {images!r} is no 'BUILDER@SPLIT', such as 'stanford_dogs@test'")
+        raise ValueError(f"images: {images!r} is no 'BUILDER@SPLIT', such as 'stanford_dogs@test'")
     import tensorflow_datasets  # slow to import, and only this collection needs it
 
     try:
         prepared = Path(builder_name, "dataset_info.json").is_file()
         make = tensorflow_datasets.builder_from_directory if prepared else tensorflow_datasets.builder
         skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
-        source = make(builder_name).as_data_source(split, decoders=skip)
-        labels = [int(example["label"]) for example in source]
-    except Exception as error:  # tfds raises many kinds, TensorFlow's absence among them; each is the user's to mend
+        builder = make(builder_name)
+        source = builder.as_data_source(split, decoders=skip)
+        labels = np.array([int(example["label"]) for example in source], np.int64)
+    except Exception as error:  # tfds raises many kinds, TensorFlow's absence among them
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"config.features.images: {images!r} cannot be read ({type(error).__name__}: {reason}); name a prepared "
-            "data set with 'image' and 'label', made with download_and_prepare(file_format='array_record')"
+        raise ValueError(
+            f"images: {images!r} cannot be read ({type(error).__name__}: {reason}); name a prepared data set with "
+            "'image' and 'label', made with download_and_prepare(file_format='array_record')"
         ) from error
-
-    def read(row: int) -> Image.Image:
-        return read_image(io.BytesIO(source[row]["image"]))
-
-    pairs = [(f"{split}/{row:07d}", label) for row, label in enumerate(labels)]
-    return _collect("tfds", Path(), pairs, f"split {split!r} of {builder_name} is empty")._replace(read=read)
+    if not len(labels):
+        raise ValueError(f"images: split {split!r} of {builder_name} is empty")
+    ids = np.array([f"{split}/{row:07d}" for row in range(len(labels))])
+    names = tuple(getattr(builder.info.features["label"], "names", ()))
+    if names == tuple(map(str, range(len(names)))):  # what tfds makes up where labels have no names
+        names = ()
+    return Collection(
+        "tfds", ids, labels, lambda row: read_image(io.BytesIO(source[row]["image"])), None, names or None
+    )
 
 
 def _directory(images: str) -> Path:
     if not Path(images).is_dir():
-        raise UserError(f"config.features.images: no directory {images}; name the folder that holds the images")
+        raise ValueError(f"images: no directory {images}; name the folder that holds the images")
     return Path(images)
 
 
-def _collect(name: str, root: Path, pairs: Sequence[tuple[str, int]], empty: str) -> Collection:
-    """Build the record from (image id, label) pairs, whose ids must differ; ``empty`` says why there is none."""
-    if not pairs:
-        raise UserError(f"config.features.images: {empty}; nothing to extract")
-    ids = [image_id for image_id, _ in pairs]
-    twice = next((image_id for image_id, count in Counter(ids).items() if count > 1), None)
-    if twice is not None:
-        raise UserError(f"config.features.images: image {twice!r} is listed twice; keep one of its lines")
-    labels = np.array([label for _, label in pairs], np.int64)
-    return Collection(name, np.array(ids), labels, lambda row: read_image(root / ids[row]))
+def _image_files(directory: Path) -> Iterator[Path]:
+    """The visible image files below a directory, at any depth."""
+    for top, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(top, name)
 
 
-def _collect_texts(name: str, root: Path, rows: Sequence[tuple[str, ...]], images: str, empty: str) -> Collection:
-    """Build the record from (image id, label) or (image id, label, coarse label), as written in a list of the user."""
-    ids, labels, *more = zip(*rows, strict=True) if rows else ((), ())
-    found = _collect(name, root, list(zip(ids, _numbers(labels), strict=True)), empty)
-    if not more:
+def _from_files(name: str, root: Path, ids: Sequence[str], labels: Sequence[int]) -> Collection:
+    """The record of images that are files below ``root``."""
+    return Collection(
+        name, np.array(ids), np.array(labels, np.int64), lambda row: read_image(find_file(root, ids[row]))
+    )
+
+
+def _from_list(name: str, root: Path, listed: Sequence[Listed]) -> Collection:
+    """The record of images that a list names; ids that repeat and labels with two coarse labels are UserErrors."""
+    ids = [one.image_id for one in listed]
+    first: dict[str, str] = {}
+    for one in listed:
+        if one.image_id in first:
+            raise UserError(
+                f"{one.place}: image {one.image_id!r} is listed twice, first at {first[one.image_id]}; keep one line"
+            )
+        first[one.image_id] = one.place
+    labels, names = number_labels([one.label for one in listed])
+    found = _from_files(name, root, ids, labels)._replace(label_names=names)
+    if listed[0].coarse is None:
         return found
-    coarse = np.array(_numbers(more[0]), np.int64)
-    split = store.find_split(found.labels, coarse)
+    coarse = np.array(number_labels([str(one.coarse) for one in listed])[0], np.int64)
+    split = find_split(found.labels, coarse)
     if split is not None:
-        one, other = (f"{more[0][row]!r} (image {ids[row]!r})" for row in split)
+        one, other = (listed[row] for row in split)
         raise UserError(
-            f"config.features.images: in {images}, label {labels[split[1]]!r} has coarse labels {one} and {other}; "
-            "give all images of a label the same one"
+            f"{other.place}: label {other.label!r} has coarse label {other.coarse!r} (image {other.image_id!r}), but "
+            f"{one.coarse!r} at {one.place} (image {one.image_id!r}); give all images of a label the same one"
         )
     return found._replace(coarse=coarse)
-
-
-def _numbers(texts: Sequence[str]) -> list[int]:
-    """Return texts as integers, where all are such and fit 64 bits; else the index of each in sorted order."""
-    if all(re.fullmatch(r"[+-]?\d{1,19}", text) and abs(int(text)) < 2**63 for text in texts):
-        return [int(text) for text in texts]
-    index = {text: i for i, text in enumerate(sorted(set(texts)))}
-    return [index[text] for text in texts]
 
 
 COLLECTIONS: dict[str, Callable[[str], Collection]] = {

@@ -1,8 +1,8 @@
 """Images -> feature file: decode, run the backbone, store; batched, resumable, atomic.
 
-Two threads decode the next batch while the device computes this one. Finished batches are kept in ``PATH.partial``
-(``journal.py``); a killed run continues after the last of them and ends with the same bytes, since every batch holds
-the same images and runs through the same compiled program.
+Two threads decode the next batch while the device computes this one. Finished batches are kept in a journal beside the
+file, ``PATH.journal.partial``; a killed run continues after the last of them and ends with the same bytes, since every
+batch holds the same images and runs through the same compiled program.
 """
 
 import importlib.metadata
@@ -10,107 +10,102 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import PIL
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
+from fgis.base import FeatureSet
 from fgis.errors import UserError
-from fgis.features import backbones, journal, store
-from fgis.features.collection import Collection, fingerprint
+from fgis.features import journal, store
+from fgis.features.backbones import BACKBONES, find_backbone, load_backbone
+from fgis.features.collection import Collection, Decoded, decoded_batches, fingerprint
+from fgis.features.images import FITS
 from fgis.features.lowering import lower_convolutions
+from fgis.features.pooling import POOLINGS, sum_normalised
+from fgis.ranges import Count, nearest, require
 
-DECODING_THREADS = 2
 CACHED_PIXELS = 2 * 224 * 224  # on a CPU, networks run over so many pixels at a time: more would leave the caches
-FILL = (124, 116, 104)  # the mean colour of ImageNet: close to 0 after any preprocessing
-Decoded = tuple[np.ndarray, ...] | Exception  # one array per scale, or why the image is bad
+
+
+class Settings(NamedTuple):
+    """How images become features."""
+
+    backbone: str  # a key of BACKBONES
+    image_size: Any  # (height, width), or a list of such whose features are summed
+    weights: str = "imagenet"  # or "none" (random), or a file
+    fit: str = "squash"  # a key of FITS
+    pooling: str = "avg"  # a key of POOLINGS
+    on_bad_image: Literal["stop", "skip"] = "stop"  # what to do about an image that cannot be decoded
+    batch_size: Count = 32
 
 
 class Extraction(NamedTuple):
-    """What ``extract`` did: the file, its number of images, the ids left out, the images found done, the seconds."""
+    """What ``extract`` did."""
 
     path: str
-    images: int
-    skipped: tuple[str, ...]
-    resumed: int
+    images: int  # in the file
+    skipped: tuple[str, ...]  # ids of the images left out
+    resumed: int  # images that an earlier run had done
     seconds: float
 
 
 class Extractor(NamedTuple):
     """A backbone with its pooling, ready to run."""
 
-    run: Callable[[tuple[np.ndarray, ...]], jax.Array]  # one uint8 [b, h, w, 3] per scale -> [b, ...] float32
+    run: Callable[[tuple[np.ndarray, ...]], jax.Array]  # one uint8 [b, h, w, 3] per image size -> [b, ...] float32
     shape: tuple[int, ...]  # of one image's features
     source: Mapping[str, Any]  # attributes of the feature file
 
 
-def squash(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize to exactly (height, width), whatever the aspect."""
-    return image.resize(size[::-1], Image.Resampling.BILINEAR)
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that cannot work; nothing is loaded, so it is quick.
 
-
-def pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize the whole image into (height, width), aspect kept, and fill the rest with ImageNet's mean colour."""
-    scale = min(size[0] / image.height, size[1] / image.width)
-    height, width = (max(1, min(s, round(x * scale))) for s, x in zip(size, (image.height, image.width), strict=True))
-    canvas = Image.new("RGB", size[::-1], FILL)
-    canvas.paste(squash(image, (height, width)), ((size[1] - width) // 2, (size[0] - height) // 2))
-    return canvas
-
-
-def crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cut the largest centred part with the aspect of (height, width), and resize it to that."""
-    scale = max(size[0] / image.height, size[1] / image.width)
-    height, width = size[0] / scale, size[1] / scale
-    left, top = (image.width - width) / 2, (image.height - height) / 2
-    return image.resize(size[::-1], Image.Resampling.BILINEAR, (left, top, left + width, top + height))
-
-
-FITS: dict[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {"squash": squash, "pad": pad, "crop": crop}
-ON_BAD_IMAGE = ("stop", "skip")
-
-
-def check_settings(backbone: str, image_size: Any, fit: str, pooling: str, on_bad_image: str = "stop") -> None:
-    """Refuse settings that cannot work, by a UserError that names the key; needs no Keras, so it is quick."""
-    found = backbones.find_backbone(backbone)
-    for key, value, table in (("fit", fit, FITS), ("pooling", pooling, backbones.POOLINGS)):
-        if value not in table:
-            raise UserError(f"config.features.{key}: {value!r} is unknown; take one of {', '.join(table)}")
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise UserError(
-            f"config.features.on_bad_image: {on_bad_image!r} is unknown; take one of {', '.join(ON_BAD_IMAGE)}"
-        )
-    try:
-        sizes = store.scales(image_size)
-    except (TypeError, ValueError):
-        sizes = ()
-    if not sizes or min(min(size) for size in sizes) < found.smallest:
-        raise UserError(
-            f"config.features.image_size: {image_size!r}; give (height, width) or a list of such, "
-            f"at least {found.smallest} each for {backbone}"
-        )
-    if len(sizes) > 1 and pooling == "spatial":
-        raise UserError("config.features.pooling: 'spatial' maps of several image sizes cannot be summed; pool them")
-
-
-def load_extractor(backbone: str, weights: str, image_size: Any, fit: str, pooling: str) -> Extractor:
-    """Load a backbone and compile nothing yet: ``run`` compiles once per batch size.
-
-    With several sizes, each scale's pooled features are divided by their Euclidean norm, then summed.
+    Raises:
+      ValueError: a setting is wrong; the message begins with its name and a colon.
     """
-    check_settings(backbone, image_size, fit, pooling)
-    sizes = store.scales(image_size)
-    apply, params, digest = backbones.load_backbone(backbone, weights)
+    backbone = find_backbone(settings.backbone)
+    for name, value, table in (("fit", settings.fit, FITS), ("pooling", settings.pooling, POOLINGS)):
+        if value not in table:
+            raise ValueError(f"{name}: {value!r} is unknown; {nearest(str(value), table)}")
+    require(Settings, weights=settings.weights, on_bad_image=settings.on_bad_image, batch_size=settings.batch_size)
+    sizes = store.image_sizes(settings.image_size)
+    if not sizes or min(min(size) for size in sizes) < backbone.smallest:
+        raise ValueError(
+            f"image_size: {settings.image_size!r} found; write (height, width) or a list of such, at least "
+            f"{backbone.smallest} each for {settings.backbone}"
+        )
+    if len(sizes) > 1 and settings.pooling == "spatial":
+        raise ValueError("pooling: 'spatial' maps of several image sizes cannot be summed; pool them")
+
+
+def load_extractor(settings: Settings) -> Extractor:
+    """Load a backbone; nothing is compiled yet, and ``run`` compiles once per batch size.
+
+    With several image sizes, the pooled features at each are divided by their Euclidean norm, then summed.
+
+    Args:
+      settings: ``on_bad_image`` and ``batch_size`` are not needed.
+
+    Returns:
+      The function that runs it, the shape of its features, and what a feature file says of them.
+
+    Raises:
+      ValueError: as ``check_settings`` and ``load_backbone``.
+      UserError: as ``load_backbone``.
+    """
+    check_settings(settings)
+    sizes = store.image_sizes(settings.image_size)
+    apply, params, digest = load_backbone(settings.backbone, settings.weights)
 
     def features(params: list[jax.Array], scales: tuple[jax.Array, ...]) -> jax.Array:
-        pooled = tuple(backbones.POOLINGS[pooling](apply(params, images)) for images in scales)
-        return pooled[0] if len(pooled) == 1 else backbones.sum_normalised(pooled)
+        pooled = tuple(POOLINGS[settings.pooling](apply(params, images)) for images in scales)
+        return pooled[0] if len(pooled) == 1 else sum_normalised(pooled)
 
     on_cpu = jax.default_backend() == "cpu"
     compiled = jax.jit(_in_small_batches(lower_convolutions(features)) if on_cpu else features)
@@ -119,13 +114,13 @@ def load_extractor(backbone: str, weights: str, image_size: Any, fit: str, pooli
     on_device = jax.device_put(params)
     source = {
         "fgis_version": _version("fgis"),
-        "backbone": backbone,
-        "weights": store.weights_label(weights),
+        "backbone": settings.backbone,
+        "weights": store.weights_label(settings.weights),
         "weights_sha256": digest,
-        "preprocessing": backbones.BACKBONES[backbone].preprocessing,
+        "preprocessing": BACKBONES[settings.backbone].preprocessing,
         "image_size": sizes[0] if len(sizes) == 1 else sizes,
-        "fit": fit,
-        "pooling": pooling,
+        "fit": settings.fit,
+        "pooling": settings.pooling,
         "decoder": "pillow",
         "filter": "bilinear",
         "pillow_version": PIL.__version__,
@@ -133,60 +128,81 @@ def load_extractor(backbone: str, weights: str, image_size: Any, fit: str, pooli
     return Extractor(lambda scales: compiled(on_device, scales), shape, source)
 
 
-def fit_image(image: Image.Image, image_size: Any, fit: str) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
-    """Bring one RGB image to each size: what ``Extractor.run`` takes, before stacking."""
-    return tuple(np.asarray(FITS[fit](image, size)) for size in store.scales(image_size))
+def fit_image(image: Image.Image, settings: Settings) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
+    """Bring one RGB image to each image size: what ``Extractor.run`` takes, before stacking."""
+    return tuple(np.asarray(FITS[settings.fit](image, size)) for size in store.image_sizes(settings.image_size))
+
+
+def describe(extractor: Extractor, settings: Settings, image: Image.Image) -> Float[np.ndarray, "1 ..."]:
+    """The features of one RGB image, as ``extract`` computes them but for the last bits of other batch sizes.
+
+    Args:
+      extractor: what ``load_extractor`` returns for ``settings``.
+      settings: how images are fitted.
+      image: upright, as ``read_image`` returns it.
+
+    Returns:
+      [1, ...] float32.
+    """
+    return np.asarray(extractor.run(tuple(scale[None] for scale in fit_image(image, settings))))
 
 
 def extract(
     collection: Collection,
     path: str,
+    settings: Settings,
     *,
-    backbone: str,
-    weights: str = "imagenet",
-    image_size: Any,
-    fit: str = "squash",
-    pooling: str = "avg",
-    on_bad_image: str = "stop",
-    batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = print,
 ) -> Extraction:
-    """Write the features of a collection to ``path``, resuming what an earlier run with the same arguments left.
+    """Write the features of a collection to a file, resuming what an earlier run with the same arguments left.
 
-    Features are float16 where all of them fit, else float32. ``progress(done, total)`` counts images after each batch;
-    ``say`` gets each sentence worth printing. A finished file with the same settings is left alone; one with other
-    settings is a UserError, as are a bad image under ``on_bad_image="stop"``, weights that cannot be had, and features
-    that are not finite. Under ``"skip"`` bad images are left out and listed in the dataset ``skipped_image_ids``.
+    Features are float16 where all of them fit, else float32. A finished file of the same work is left alone. With
+    ``on_bad_image="skip"``, images that cannot be decoded are left out and listed in the dataset ``skipped_image_ids``.
+
+    Args:
+      collection: the images.
+      path: the feature file; ``~`` is expanded, folders are made.
+      settings: how images become features.
+      progress: called with (images done, images in all) after each batch.
+      say: called with each sentence worth printing.
+
+    Returns:
+      What was done.
+
+    Raises:
+      ValueError: an argument is wrong; the message begins with ``path:`` or the name of a setting.
+      UserError: ``path`` cannot be written or holds other work, an image is bad under ``on_bad_image="stop"``, no image
+        is good, or features are not finite.
     """
     began = time.perf_counter()
-    check_settings(backbone, image_size, fit, pooling, on_bad_image)
+    check_settings(settings)
     if not path:
-        raise UserError("config.features.path: empty means the bundled file, which is only read; name a file to write")
-    digest = fingerprint(collection)
-    asked = {
-        "collection": collection.name, "backbone": backbone, "weights": weights, "image_size": image_size, "fit": fit,
-        "pooling": pooling,
-    }  # fmt: skip
+        raise ValueError("path: empty means the bundled file, which is only read; name a file to write")
+    path = os.path.expanduser(path)
+    journal_path = f"{path}.journal.partial"
     if os.path.isfile(path):
-        return _finished(path, asked, digest, on_bad_image, say, began)
+        finished = _accept_finished(path, collection, settings)
+        Path(journal_path).unlink(missing_ok=True)  # a run was killed between its last two steps
+        say(f"{path}: already finished, {finished.images} images; remove the file to extract again")
+        return finished._replace(seconds=time.perf_counter() - began)
     _require_writable(path)
-    extractor = load_extractor(backbone, weights, image_size, fit, pooling)
-    source = {**extractor.source, "collection": collection.name, "collection_sha256": digest}
+    extractor = load_extractor(settings)
+    source = {**extractor.source, "collection": collection.name, "collection_sha256": fingerprint(collection)}
     header = json.loads(json.dumps({**source, "backend": jax.default_backend(), "jax": jax.__version__}))
-    partial = f"{path}.partial"
-    with journal.open_journal(partial, header, extractor.shape, batch_size) as log:
-        resumed = min(len(log.good) * batch_size, len(collection.labels))
+    with journal.open_journal(journal_path, header, extractor.shape, settings.batch_size) as log:
+        start, total = len(log.good), len(collection.labels)
+        resumed = min(start * log.rows, total)
         if resumed:
-            say(f"{path}: resumed at image {resumed} of {len(collection.labels)}")
-        _stop_on_bad(collection, log.good, on_bad_image)
-        start = len(log.good)
-        batches = decoded_batches(collection, batch_size, start, lambda image: fit_image(image, image_size, fit))
+            say(f"{path}: resumed at image {resumed} of {total}")
+        _stop_on_bad(collection, log.good, settings)
+        batches = decoded_batches(collection, log.rows, start, lambda image: fit_image(image, settings))
         for number, images in enumerate(batches, start):
-            _append_batch(log, extractor, collection, number, images, on_bad_image, say)
-            progress(min((number + 1) * batch_size, len(collection.labels)), len(collection.labels))
+            _stop_or_report(collection, number * log.rows, images, settings, say)
+            _append_batch(log, extractor, collection, number, images)
+            progress(min((number + 1) * log.rows, total), total)
         count, skipped = _write(path, log, collection, source)
-        os.unlink(partial)
+        os.unlink(journal_path)
     say(f"{path}: {count} images" + (f", {len(skipped)} bad ones left out" if skipped else ""))
     return Extraction(path, count, skipped, resumed, time.perf_counter() - began)
 
@@ -205,54 +221,35 @@ def _in_small_batches(features: Callable) -> Callable:
     return run
 
 
-def decoded_batches(
-    collection: Collection, batch_size: int, start: int, fit: Callable[[Image.Image], tuple[np.ndarray, ...]]
-) -> Iterator[list[Decoded]]:
-    """Yield the images of each batch from number ``start`` on, the next batch being decoded meanwhile."""
-
-    def decode(row: int) -> Decoded:
-        try:
-            return fit(collection.read(row))
-        except Exception as error:  # decoders raise whatever the damage leads them to; the caller names the image
-            return error
-
-    total = len(collection.labels)
-    batches = [range(first, min(first + batch_size, total)) for first in range(start * batch_size, total, batch_size)]
-    pool = ThreadPoolExecutor(DECODING_THREADS)
-    try:
-        coming: list[Future[Decoded]] = [pool.submit(decode, row) for row in batches[0]] if batches else []
-        for number in range(len(batches)):
-            images = [future.result() for future in coming]
-            coming = [pool.submit(decode, row) for row in batches[number + 1]] if number + 1 < len(batches) else []
-            yield images
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _stop_or_report(
+    collection: Collection, first: int, images: Sequence[Decoded], settings: Settings, say: Callable[[str], None]
+) -> None:
+    """Raise an error about the first bad image of a batch whose first row is ``first``, or name each."""
+    for image_id, image in zip(collection.image_ids[first : first + len(images)], images, strict=True):
+        if isinstance(image, Exception):
+            reason = " ".join(str(image).split())[:120] or type(image).__name__
+            if settings.on_bad_image == "stop":
+                raise _bad_image(str(image_id), reason) from image
+            say(f"image {str(image_id)!r} left out: {reason}")
 
 
 def _append_batch(
-    log: journal.Journal, extractor: Extractor, collection: Collection, number: int, images: Sequence[Decoded],
-    on_bad_image: str, say: Callable[[str], None],
-) -> None:  # fmt: skip
-    """Run one batch, padded to its full size with black images, and append it to the journal."""
-    first = number * log.rows
+    log: journal.Journal, extractor: Extractor, collection: Collection, number: int, images: Sequence[Decoded]
+) -> None:
+    """Run one batch, with black images for bad ones and up to its full size, and append it to the journal."""
     good = np.zeros(log.rows, bool)
-    blank = next((tuple(np.zeros_like(s) for s in image) for image in images if not isinstance(image, Exception)), None)
-    for offset, image in enumerate(images):
-        if isinstance(image, Exception):
-            reason = " ".join(str(image).split())[:120] or type(image).__name__
-            if on_bad_image == "stop":
-                raise _bad_image(str(collection.image_ids[first + offset]), reason) from image
-            say(f"image {str(collection.image_ids[first + offset])!r} left out: {reason}")
-        good[offset] = not isinstance(image, Exception)
+    good[: len(images)] = [not isinstance(image, Exception) for image in images]
     features = np.zeros((log.rows, *log.shape), np.float32)
-    if blank is not None:
+    decoded = [image for image in images if not isinstance(image, Exception)]
+    if decoded:
+        blank = tuple(np.zeros_like(scale) for scale in decoded[0])
         padded = [blank if isinstance(image, Exception) else image for image in images]
         padded += [blank] * (log.rows - len(padded))
         features = np.asarray(extractor.run(tuple(np.stack(scale) for scale in zip(*padded, strict=True))))
     finite = np.isfinite(features.reshape(log.rows, -1)).all(1) | ~good
     if not finite.all():
-        image_id = str(collection.image_ids[first + int(np.argmin(finite))])
-        raise UserError(f"config.features.weights: features of image {image_id!r} are not finite; use other weights")
+        image_id = str(collection.image_ids[number * log.rows + int(np.argmin(finite))])
+        raise UserError(f"image {image_id!r}: its features are not finite; use other weights")
     journal.append(log, features, good)
 
 
@@ -267,56 +264,54 @@ def _write(
     kept = np.concatenate(flags)[: len(collection.labels)]
     skipped = tuple(str(image_id) for image_id in collection.image_ids[~kept])
     if not kept.any():
-        raise UserError(
-            f"config.features.images: none of {len(kept)} images can be read, {skipped[0]!r} first; mend them"
-        )
+        raise UserError(f"image {skipped[0]!r}: cannot be read, nor can any of {len(kept)} images; repair them")
     dtype = np.float16 if largest <= float(np.finfo(np.float16).max) else np.float32
-    blocks = (features[good].astype(dtype) for features, good in journal.records(log))
-    extras = {"skipped_image_ids": np.array(skipped)} if skipped else {}
-    if collection.coarse is not None:
-        extras["coarse"] = collection.coarse[kept]
-    shape = (int(kept.sum()), *log.shape)
-    attributes = {**source, "skipped": len(skipped)}
-    ids, labels = collection.image_ids[kept], collection.labels[kept]
-    store.write_stream(path, shape, dtype, blocks, ids, labels, attributes, extras)
-    return shape[0], skipped
+    count = int(kept.sum())
+    parts = (features[good].astype(dtype) for features, good in journal.records(log))
+    feature_set = FeatureSet(
+        features=store.Blocks((count, *log.shape), dtype, parts),
+        labels=collection.labels[kept],
+        image_ids=collection.image_ids[kept],
+        source={**source, "skipped": len(skipped)},
+        coarse=None if collection.coarse is None else collection.coarse[kept],
+        label_names=collection.label_names,
+    )
+    store.write_features(path, feature_set, {"skipped_image_ids": np.array(skipped)} if skipped else None)
+    return count, skipped
 
 
-def _finished(
-    path: str, asked: Mapping[str, Any], digest: str, on_bad_image: str, say: Callable[[str], None], began: float
-) -> Extraction:
+def _accept_finished(path: str, collection: Collection, settings: Settings) -> Extraction:
     """Accept a finished file of the same work, and refuse any other."""
     held = store.load_features(path)
     missing = [key for key in (*store.CHECKED, "collection_sha256") if key not in held.source]
     if missing:
+        raise UserError(f"{path}: does not say which {missing[0]} it was made with; remove it or write to another path")
+    store.check_features(held, path, {**settings._asdict(), "collection": collection.name})
+    if held.source["collection_sha256"] != fingerprint(collection):
         raise UserError(
-            f"config.features.path={path}: does not say which {missing[0]} it was made with; remove it or name another"
+            f"{path}: its {len(held.labels)} images or labels are not those of the collection; remove it or write to "
+            "another path"
         )
-    store.check_features(held, path, asked)
-    if held.source["collection_sha256"] != digest:
-        raise UserError(
-            f"config.features.path={path}: its {len(held.labels)} images or labels are not those of "
-            "config.features.images; remove it or name another"
-        )
+    # Files of earlier versions have no names, and are complete without.
+    if held.label_names not in (None, collection.label_names):
+        raise UserError(f"{path}: its label names are not those of the collection; remove it or write to another path")
     skipped = store.read_skipped(path)
-    if skipped and on_bad_image == "stop":
+    if skipped and settings.on_bad_image == "stop":
         raise _bad_image(skipped[0], f"left out of {path} by an earlier run")
-    Path(f"{path}.partial").unlink(missing_ok=True)  # a run was killed between its last two steps
-    say(f"{path}: already finished, {len(held.labels)} images; remove the file to extract again")
-    return Extraction(path, len(held.labels), skipped, len(held.labels), time.perf_counter() - began)
+    return Extraction(path, len(held.labels), skipped, len(held.labels), 0.0)
 
 
-def _stop_on_bad(collection: Collection, good: Sequence[np.ndarray], on_bad_image: str) -> None:
+def _stop_on_bad(collection: Collection, good: Sequence[np.ndarray], settings: Settings) -> None:
     """Under "stop", refuse to resume what an earlier run did under "skip" with a bad image in it."""
     flags = np.concatenate([*good, np.zeros(0, bool)])[: len(collection.labels)]
-    if on_bad_image == "stop" and not flags.all():
+    if settings.on_bad_image == "stop" and not flags.all():
         raise _bad_image(str(collection.image_ids[int(np.argmin(flags))]), "left out by the run that this one resumes")
 
 
 def _bad_image(image_id: str, reason: str) -> UserError:
     return UserError(
-        f"config.features.images: image {image_id!r} cannot be used ({reason}); mend or remove it, "
-        "or leave bad images out with config.features.on_bad_image=skip"
+        f"image {image_id!r}: cannot be used ({reason}); repair or remove it, or leave bad images out with "
+        "on_bad_image='skip'"
     )
 
 
@@ -325,9 +320,9 @@ def _require_writable(path: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"config.features.path: cannot write {path} ({error.strerror}); name another place") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name another place") from error
     if not os.access(folder, os.W_OK) or Path(path).is_dir():
-        raise UserError(f"config.features.path: cannot write {path}; name a file in a folder that you may write to")
+        raise UserError(f"{path}: cannot be written; name a file in a folder that you may write to")
 
 
 def _version(package: str) -> str:

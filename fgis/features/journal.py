@@ -30,7 +30,20 @@ class Journal(NamedTuple):
 
 @contextmanager
 def open_journal(path: str, header: Mapping[str, Any], shape: tuple[int, ...], rows: int) -> Iterator[Journal]:
-    """Open or begin the journal of exactly this work; another header, or another process at work, is a UserError."""
+    """Open the journal of exactly this work, or begin it where there is none.
+
+    Args:
+      path: the journal; its folder must exist.
+      header: what the work is; JSON types.
+      shape: of one image's features.
+      rows: images in a record.
+
+    Yields:
+      The journal, at its end; records that are not whole have been cut off.
+
+    Raises:
+      UserError: the journal has another header, or another process has it open.
+    """
     line = json.dumps({**header, "shape": shape, "rows": rows}, sort_keys=True).encode() + b"\n"
     with open(path, "a+b") as file:
         _lock(file, path)
@@ -38,8 +51,8 @@ def open_journal(path: str, header: Mapping[str, Any], shape: tuple[int, ...], r
         found = file.readline()
         if found and found.endswith(b"\n") and found != line:
             raise UserError(
-                f"{path}: belongs to an unfinished extraction of another kind ({_difference(found, line)}); "
-                "finish that one, remove this file, or name another config.features.path"
+                f"{path}: belongs to an unfinished extraction with other settings ({_difference(found, line)}); finish "
+                "that one, remove this file, or write the features to another path"
             )
         if found != line:  # empty, or killed while the header was written
             file.truncate(0)
@@ -84,11 +97,11 @@ def _read_record(journal: Journal, number: int) -> tuple[np.ndarray, np.ndarray]
 def _difference(found: bytes, wanted: bytes) -> str:
     """Name the first setting that differs between two header lines."""
     try:
-        held, asked = json.loads(found), json.loads(wanted)
+        there, now = json.loads(found), json.loads(wanted)
     except ValueError:
         return "its first line is no header"
-    keys = [key for key in sorted({*held, *asked}) if held.get(key) != asked.get(key)]
-    return f"{keys[0]}: {held.get(keys[0])!r} there, {asked.get(keys[0])!r} now"
+    key = next(key for key in sorted({*there, *now}) if there.get(key) != now.get(key))
+    return f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
 
 
 def _lock(file: BinaryIO, path: str) -> None:
@@ -100,4 +113,4 @@ def _lock(file: BinaryIO, path: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise UserError(f"{path}: another extraction is writing it; wait for that one, or name another path") from error
+        raise UserError(f"{path}: another extraction is writing it; wait until that one ends") from error

@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend import core
 from jaxtyping import Array, Float
 
-# Primitives that only call a function, and the parameter that holds it: inlined, since convolutions hide inside.
+# Primitives that only call a function, and the parameter that holds it: inlined, since they may contain convolutions.
 CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -26,11 +26,17 @@ CALLS = {
 
 
 def lower_convolutions(function: Callable) -> Callable:
-    """Return the same function with its float32 NHWC depthwise and 1x1 convolutions rewritten for a CPU.
+    """Rewrite the float32 NHWC depthwise and 1x1 convolutions of a function for a CPU.
 
-    The function is traced and its equations are evaluated again, so it must be traceable by ``jax.jit``; every equation
-    that is no such convolution is kept as it is. Results agree up to the order of summation. Derivatives pass through,
-    but custom derivative rules are lost with the calls that carried them: use it for inference.
+    The function is traced and its equations are evaluated again; every equation that is no such convolution is kept as
+    it is. Derivatives pass through, but custom derivative rules are lost with the calls that hold them: use it for
+    inference.
+
+    Args:
+      function: any function of arrays and trees of arrays that ``jax.jit`` can trace.
+
+    Returns:
+      A function with the same arguments and results, up to the order of summation.
     """
 
     def lowered(*args: Any) -> Any:
@@ -49,7 +55,14 @@ def depthwise(
 ) -> Float[Array, "b oh ow c"]:
     """Depthwise convolution, sum over kernel positions: out[y, x, c] = sum_ij in[y*sh+i, x*sw+j, c] * kernel[i, j, c].
 
-    ``padding`` is explicit, ((top, bottom), (left, right)); negative amounts crop, as they do in ``lax``.
+    Args:
+      x: images.
+      kernel: one filter per channel.
+      strides: (down, right), in pixels.
+      padding: ((top, bottom), (left, right)), in pixels; negative amounts crop, as they do in ``lax``.
+
+    Returns:
+      [b, oh, ow, c] with oh = (h + top + bottom - kh) // sh + 1, and ow accordingly.
     """
     (kh, kw), (sh, sw) = kernel.shape[:2], strides
     edges = ((0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0))

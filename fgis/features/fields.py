@@ -1,0 +1,138 @@
+"""What a feature file holds beside the features, read and checked. Every defect is a UserError."""
+
+import importlib.resources
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fgis.base import FeatureSet
+from fgis.errors import UserError
+from fgis.features.labels import find_split, find_unnamed
+from fgis.files import json_types
+
+BUNDLED = "ukbench1000_mobilenet_v2_336x448.h5"
+
+
+def bundled_path() -> str:
+    """The path of the features shipped with the package."""
+    return str(importlib.resources.files("fgis.features") / "bundled" / BUNDLED)
+
+
+def named(path: str | Path) -> str:
+    """A feature file in messages."""
+    return str(path) or "the bundled features"
+
+
+def resolved(path: str | Path) -> str:
+    """The file that ``path`` means: "" is the bundled one, and ``~`` is expanded."""
+    return os.path.expanduser(path) if str(path) else bundled_path()
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[h5py.File]:
+    """Open for reading; errors of HDF5, at opening or later, become a UserError."""
+    name = resolved(path)
+    if not os.path.isfile(name):
+        raise UserError(f"{named(path)}: no such file; extract the features, or take the bundled ones (an empty path)")
+    try:
+        with h5py.File(name, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:  # what h5py raises for a file that is no HDF5, truncated, or damaged
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{named(path)}: damaged or no HDF5 file ({reason}); remove it and extract the features again"
+        ) from error
+
+
+def read_fields(file: h5py.File, path: str | Path) -> FeatureSet:
+    """Every field but the features, which are None, of a file whose fields agree."""
+    for name in ("image_ids", "features", "labels"):
+        if not isinstance(file.get(name), h5py.Dataset):
+            raise UserError(f"{named(path)}: no dataset {name!r}, found {sorted(file)}; name a feature file of fgis")
+    source = _attributes(file)
+    if not source.get("complete", True):
+        raise UserError(f"{named(path)}: incomplete; remove it and extract the features again")
+    n, dataset = len(file["image_ids"]), file["features"]
+    if file["labels"].shape != (n,) or dataset.shape[:1] != (n,) or dataset.ndim < 2:
+        raise UserError(
+            f"{named(path)}: {n} image_ids, labels {file['labels'].shape} and features {dataset.shape} do not belong "
+            "together; every one needs a row per image: extract them again"
+        )
+    if not n or not dataset.size:
+        raise UserError(f"{named(path)}: holds no feature, shape {dataset.shape}; extract them again")
+    if dataset.dtype.kind != "f" or file["labels"].dtype.kind not in "iu":
+        raise UserError(
+            f"{named(path)}: features are {dataset.dtype} and labels {file['labels'].dtype}; store floats and integers"
+        )
+    image_ids = np.array(read_texts(file["image_ids"], path))
+    ids, first, counts = np.unique(image_ids, return_index=True, return_counts=True)
+    if len(ids) < n:
+        row = first[counts > 1].min()
+        raise UserError(f"{named(path)}: image id {str(image_ids[row])!r} stands in several rows; ids must be unique")
+    labels = file["labels"][...].astype(np.int64)
+    return FeatureSet(
+        None, labels, image_ids, source, _read_coarse(file, labels, path), _read_label_names(file, labels, path)
+    )
+
+
+def _read_coarse(file: h5py.File, labels: np.ndarray, path: str | Path) -> np.ndarray | None:
+    """The coarse labels [n], each of which must hold whole labels; None where the file has none."""
+    if "coarse" not in file:
+        return None
+    dataset = file["coarse"]
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape != labels.shape or dataset.dtype.kind not in "iu":
+        found = f"{dataset.dtype} {dataset.shape}" if isinstance(dataset, h5py.Dataset) else "a group"
+        raise UserError(
+            f"{named(path)}: coarse is {found}; store one integer for each of {len(labels)} images, or no coarse"
+        )
+    coarse = dataset[...].astype(np.int64)
+    split = find_split(labels, coarse)
+    if split is not None:
+        row, other = split
+        raise UserError(
+            f"{named(path)}: label {labels[row]} has coarse labels {coarse[row]} (row {row}) and {coarse[other]} "
+            f"(row {other}); give all images of a label the same one"
+        )
+    return coarse
+
+
+def _read_label_names(file: h5py.File, labels: np.ndarray, path: str | Path) -> tuple[str, ...] | None:
+    """The name of label 0, 1, ..., which must cover the labels; None where the file has none."""
+    if "label_names" not in file:
+        return None
+    dataset = file["label_names"]
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "OS":
+        raise UserError(f"{named(path)}: label_names is no list of texts; store one for each label, or no label_names")
+    names = tuple(read_texts(dataset, path))
+    uncovered = find_unnamed(names, labels)
+    if uncovered is not None:
+        raise UserError(
+            f"{named(path)}: {len(names)} label_names, none of which is that of label {uncovered}; store one for each "
+            "label from 0 on, or no label_names"
+        )
+    return names
+
+
+def read_texts(dataset: h5py.Dataset, path: str | Path) -> list[str]:
+    """The texts of a dataset, whether HDF5 stores them at fixed or variable length."""
+    try:
+        return [text.decode() if isinstance(text, bytes) else str(text) for text in dataset[...]]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{named(path)}: {dataset.name} holds text that is not UTF-8; store it as UTF-8") from error
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    source = {}
+    for key, value in file.attrs.items():
+        value = value.decode() if isinstance(value, bytes) else json_types(value)
+        if isinstance(value, str) and value[:1] in ("[", "{"):
+            with suppress(ValueError):  # a text that only looks like JSON
+                value = json.loads(value)
+        source[key] = value
+    return source
