@@ -1,27 +1,22 @@
 """``python -m fgis.main --config=configs/ukbench.py [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]``."""
 
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import jax
-from absl import logging
-
-from fgis import choices
-from fgis.command import MODES, parse
+from fgis.commands import COMMANDS
+from fgis.commands.command_line import Call, parse
 from fgis.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one mode; returns the exit code: 0, or 2 after one line about something that the user can mend."""
+    """Runs one command; returns the exit code: 0, or 2 after one line about a problem that the user can put right."""
     try:
-        if parsed := parse(arguments):
-            keep_compiled_programs()
-            logging.set_verbosity(logging.ERROR)  # Orbax narrates
-            choices.check(parsed.config)
-            more = (parsed.options,) if parsed.options else ()
-            MODES[parsed.mode](parsed.config, parsed.workdir, parsed.step, *more)
+        if call := parse(arguments):
+            announce(call)
+            from fgis.experiment.start import prepare_jax  # after the first line on the screen: JAX takes a second
+
+            prepare_jax()
+            COMMANDS[call.mode].run(call.config, call.workdir, call.options)
     except UserError as error:
         print(f"fgis: {error}", file=sys.stderr)
         return 2
@@ -31,12 +26,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def keep_compiled_programs() -> None:
-    """Compiles once per machine instead of once per process, unless the user has a say of their own in it."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgis" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+def announce(call: Call) -> None:
+    """Says what is being done, before anything slow is imported; programs that read JSON are not disturbed."""
+    line = f"fgis {call.mode}" + (f": {call.workdir}" if call.workdir else "")
+    if not getattr(call.options, "json", False):
+        print(line, flush=True)
+    elif sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

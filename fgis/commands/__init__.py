@@ -1,0 +1,10 @@
+"""The commands: one module per ``--mode``, each with its options and its ``run``, listed in one table.
+
+A module imports nothing heavy until its ``run`` is called, so that ``--help`` and refusals of flags are immediate.
+"""
+
+from types import ModuleType
+
+from fgis.commands import evaluate, extract, search, train
+
+COMMANDS: dict[str, ModuleType] = {"train": train, "evaluate": evaluate, "extract": extract, "search": search}

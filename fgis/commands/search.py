@@ -1,0 +1,144 @@
+"""Searches with a picture, or a folder of pictures, and says whether its object is in the gallery at all."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+WORKDIR = "optional"  # without one the features are compared as they are
+READS_SAVED_CONFIG = True
+PAGES = Path("runs")  # pages lie in runs/search where there is no work directory
+
+
+class Options(NamedTuple):
+    """The flags of ``--mode=search``."""
+
+    image: Annotated[str, "the picture to search with, or a folder of pictures"] = ""
+    crop: Annotated[str, "x,y,w,h: the part of the upright picture to search with, in pixels"] = ""
+    k: Annotated[int, "how many images to list"] = 12
+    rerank: Annotated[str, "the re-ranking to apply, one of config.rerank's"] = ""
+    farthest: Annotated[bool, "list the farthest images first"] = False
+    json: Annotated[bool, "one JSON document on standard output, and nothing else there"] = False
+    step: Annotated[int | None, "the checkpoint whose heads embed; the latest without it"] = None
+
+
+def run(config: Any, workdir: Path | None, options: Options) -> None:
+    """Prints the ranking of every picture and writes ``search/NAME.html`` and ``search/NAME.png`` for each.
+
+    Of a folder, pictures that cannot be used are named on standard error and left out.
+
+    Raises:
+      UserError: the picture, or every one of a folder, cannot be used; or the gallery cannot be searched.
+    """
+    from fgis.errors import UserError
+    from fgis.experiment.run import Run
+    from fgis.gallery import pictures
+    from fgis.gallery.search import SearchOptions, rank_picture
+    from fgis.report import search_page
+
+    crop = _check(options, workdir)
+    try:
+        paths = pictures.picture_paths(options.image)
+    except UserError as error:
+        raise UserError(f"--image={error}") from None
+    left_out: list[UserError] = []
+    usable = pictures.usable_pictures(paths, crop, left_out)
+    first = next(usable, None)  # before anything slow: what is wrong with the only picture is said at once
+    if first is None and len(paths) == 1 and not Path(options.image).is_dir():
+        raise UserError(_with_flag(left_out[0], options))
+    opened = Run.open(config, workdir, options.step)
+    if first is None:
+        _tell(left_out, options)
+        raise UserError(f"--image={options.image}: none of {len(paths)} pictures can be used; repair one")
+    gallery = opened.search_gallery
+    wanted = SearchOptions(options.k, _rerank(opened, options), options.farthest)
+    folder = (workdir or PAGES) / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    names, documents, picture = search_page.page_names(paths), [], first
+    while picture is not None:
+        ranking = rank_picture(gallery, opened.describe, picture.image, wanted)
+        result = _result(picture, ranking, opened, options)
+        files = search_page.write_files(folder / names[picture.path], result)
+        documents.append(search_page.document(result))
+        if not options.json:
+            print("\n".join([search_page.text(result), *map(str, files), ""]), flush=True)
+        _tell(left_out, options)
+        picture = next(usable, None)
+    _tell(left_out, options)
+    if options.json:
+        print(json.dumps(documents if Path(options.image).is_dir() else documents[0]))
+
+
+def _check(options: Options, workdir: Path | None) -> Any:
+    """The box of ``--crop``; raises ``UserError`` for whatever is wrong with the flags by themselves."""
+    from fgis.errors import UserError
+    from fgis.gallery.pictures import parse_crop
+    from fgis.ranges import nearest
+    from fgis.retrieval.rerank import RERANKERS
+
+    if options.step is not None and workdir is None:
+        raise UserError(f"--step={options.step}: of which run? name its --workdir as well, or leave --step out")
+    if not options.image:
+        raise UserError("--image: missing; name the picture to search with, or a folder of pictures")
+    if options.k < 1:
+        raise UserError(f"--k={options.k}: nothing to list; write a whole number of at least 1")
+    if options.rerank and options.rerank not in RERANKERS:
+        raise UserError(f"--rerank={options.rerank}: no such method; {nearest(options.rerank, RERANKERS)}")
+    if options.rerank and options.farthest:
+        raise UserError(f"--farthest: does not go with --rerank={options.rerank}, which orders the nearest; drop one")
+    try:
+        return parse_crop(options.crop)
+    except ValueError as error:
+        raise UserError(f"--crop={options.crop}: {error}") from None
+
+
+def _rerank(opened: Any, options: Options) -> Any:
+    from fgis.experiment.build import build_rerank
+
+    name = options.rerank or "none"
+    return build_rerank(opened.settings.rerank._replace(name=name))
+
+
+def _with_flag(error: Exception, options: Options) -> str:
+    flag = f"--crop={options.crop}" if ": the box " in str(error) else "--image"
+    return f"{flag}={error}" if flag == "--image" else f"{flag}: {error}"
+
+
+def _tell(left_out: list[Any], options: Options) -> None:
+    """Names the pictures that were left out, once each."""
+    for error in left_out:
+        print(f"fgis: left out: {_with_flag(error, options)}", file=sys.stderr)
+    left_out.clear()
+
+
+def _result(picture: Any, ranking: Any, opened: Any, options: Options) -> Any:
+    """What was found with one picture, ready to be shown."""
+    from fgis.report import search_page
+
+    gallery = opened.search_gallery
+    comparable = gallery.threshold is not None and not options.rerank
+    rows, distances = (column[0].tolist() for column in ranking.neighbours[:2])
+    matches = [
+        search_page.Match(
+            rank=rank,
+            image_id=str(gallery.image_ids[row]),
+            label=int(gallery.labels[row]),
+            label_name=opened.label_name(row),
+            distance=distance,
+            picture=opened.find_picture(str(gallery.image_ids[row])),
+            near=distance <= gallery.threshold if comparable else None,
+        )
+        for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
+        if row >= 0
+    ]
+    order = f"re-ranked by {options.rerank.replace('_', ' ')}" if options.rerank else "nearest first"
+    return search_page.SearchResult(
+        path=str(picture.path),
+        picture=picture.image,
+        nearest=ranking.nearest,
+        threshold=gallery.threshold,
+        matches=matches,
+        order="farthest first" if options.farthest else order,
+        gallery=gallery.words,
+        milliseconds={"decode": picture.milliseconds, **ranking.milliseconds},
+    )

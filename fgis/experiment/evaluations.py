@@ -1,0 +1,191 @@
+"""The evaluations of a run as the numbers of a report: every protocol, for frozen, untrained and trained embeddings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fgis.base import RunPlan
+from fgis.experiment.build import Scoring, build_rerank
+from fgis.experiment.run import Run, embed_with
+from fgis.learning.train import init_states
+from fgis.retrieval import open_set, triplets
+from fgis.retrieval.evaluate import Criteria, compare, evaluate, evaluate_runs, protocol, summarize
+from fgis.retrieval.search import search
+
+NEIGHBOURS = 100  # of each query that are saved on demand
+EmbedRun = Callable[[int], np.ndarray]  # a run -> the embeddings of all images
+PerQuery = dict[str, dict[str, Float[np.ndarray, "s n"]]]  # evaluation -> metric -> a value per seed and image
+
+
+class ReportRow(NamedTuple):
+    """One row of a report before it is measured: embeddings by run, and the runs that count."""
+
+    embed: EmbedRun
+    plans: Sequence[RunPlan]
+
+
+class Evaluated(NamedTuple):
+    """All that was measured of a run on its own images."""
+
+    evaluations: dict[str, Any]  # as ``report.json`` holds them
+    per_query: dict[str, PerQuery]  # by row
+    trained: EmbedRun
+    unknown: Float[np.ndarray, "s n"] | None  # distances of queries whose object is not in the gallery
+
+
+def report_rows(run: Run) -> dict[str, ReportRow]:
+    """The rows ``frozen``, ``untrained`` and ``trained`` on the images of the run."""
+    experiment, scoring, features = run.experiment, run.scoring, run.features
+    untrained = init_states(experiment.recipe, experiment.runs).params
+    return {
+        "frozen": ReportRow(lambda _: features, [plan for plan in experiment.plans if plan.seed == scoring.seed]),
+        "untrained": ReportRow(partial(embed_with, scoring, untrained, features), experiment.plans),
+        "trained": ReportRow(partial(run.embed, features), experiment.plans),
+    }
+
+
+def evaluate_run(run: Run, triplet_file: str = "") -> Evaluated:
+    """Every evaluation of a run on the images that it was trained on, or held out from training.
+
+    Args:
+      run: with parameters.
+      triplet_file: a CSV file of (query, positive, negative) image ids to score as well; none if empty.
+
+    Raises:
+      UserError: the triplet file cannot be read, or names other images.
+    """
+    labels, folds, scoring = run.rows.labels, run.experiment.folds, run.scoring
+    triplet_rows = triplets.read_triplets(triplet_file, run.rows.image_ids) if triplet_file else None
+    rows = report_rows(run)
+    criteria = Criteria(scoring.metrics, scoring.distance, run.rows.coarse)
+    found = {name: evaluate_runs(row.embed, row.plans, folds, labels, criteria) for name, row in rows.items()}
+    if rerank := build_rerank(run.settings.rerank):
+        again = criteria._replace(rerank=rerank)
+        for name, reranked in (("frozen", "frozen_reranked"), ("trained", "reranked")):
+            found[reranked] = evaluate_runs(rows[name].embed, rows[name].plans, folds, labels, again)
+    gallery_size = {"unseen_gallery": int(np.bincount(folds).max())}
+    evaluations: dict[str, Any] = {
+        name: compare(
+            {row: found[row][name] for row in found}, labels, gallery_size.get(name, len(labels)), scoring.resamples,
+            scoring.seed,
+        )
+        for name in found["trained"]
+    }  # fmt: skip
+    scores = {name: open_set_scores(row, folds, labels, scoring.distance) for name, row in rows.items()}
+    if scores["trained"]:
+        evaluations["open_set"] = open_set_figures(scores, labels, scoring)
+    if triplet_rows is not None:
+        evaluations["triplets"] = triplet_figures(rows, triplet_rows, folds, labels, scoring)
+    trained = scores["trained"]
+    return Evaluated(evaluations, found, rows["trained"].embed, trained.unknown if trained else None)
+
+
+def evaluate_transfer(run: Run) -> dict[str, Any]:
+    """The evaluation ``transfer``: heads on the images of another feature file, none of which they were trained on.
+
+    Heads that were trained on all objects of their own file are used, where the run has such.
+    """
+    labels, scoring, features = run.rows.labels, run.scoring, run.features
+    run.refuse_other_size()
+    runs = [number for number, plan in enumerate(run.plans) if plan.fold < 0] or list(range(len(run.plans)))
+    measure = partial(
+        evaluate, labels=labels, protocol=protocol(labels, scoring.metrics), metrics=scoring.metrics,
+        distance=scoring.distance, coarse=run.rows.coarse,
+    )  # fmt: skip
+    each = [measure(run.embed(features, number)) for number in runs]
+    found = {
+        "frozen": {name: values[None] for name, values in measure(features).items()},
+        "trained": {name: np.stack([values[name] for values in each]) for name in scoring.metrics},
+    }
+    return {"transfer": compare(found, labels, len(labels), scoring.resamples, scoring.seed)}
+
+
+class OpenSetScores(NamedTuple):
+    """Distances of queries to their nearest images, [seeds, images] each; see ``fgis.retrieval.open_set``."""
+
+    known: Float[np.ndarray, "s n"]  # to the nearest other image
+    right: np.ndarray  # whether that image shows the object of the query
+    unknown: Float[np.ndarray, "s n"]  # to the nearest image of another object
+
+
+def open_set_scores(
+    row: ReportRow, folds: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], distance: str
+) -> OpenSetScores | None:
+    """The scores of every query under the heads that were not trained on its object; None where all heads were."""
+    held_out = [(run, plan) for run, plan in enumerate(row.plans) if plan.fold >= 0]
+    if not held_out:
+        return None
+    seeds = sorted({plan.seed for _, plan in held_out})
+    found = OpenSetScores(*(np.full((len(seeds), len(labels)), fill) for fill in (np.nan, False, np.nan)))
+    everything = np.arange(len(labels))
+    for run, plan in held_out:
+        queries = np.flatnonzero(folds == plan.fold)
+        scores = open_set.nearest_known_and_unknown(row.embed(run), labels, queries, everything, distance)
+        for table, values in zip(found, scores, strict=True):
+            table[seeds.index(plan.seed), queries] = values
+    return found
+
+
+def open_set_figures(
+    scores: Mapping[str, OpenSetScores | None], labels: Int[np.ndarray, " n"], scoring: Scoring
+) -> dict[str, Any]:
+    """The ``open_set`` evaluation of a report."""
+    rows = {
+        name: open_set.open_set(*one, labels, resamples=scoring.resamples, seed=scoring.seed)
+        for name, one in scores.items()
+        if one is not None
+    }
+    alone = np.unique(labels, return_counts=True)[1] == 1
+    return {"queries": len(labels), "gallery": len(labels), "without_relatives": int(alone.sum()), **rows}
+
+
+def triplet_figures(
+    rows: Mapping[str, ReportRow], triplet_rows: Int[np.ndarray, "t 3"], folds: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"], scoring: Scoring,
+) -> dict[str, Any]:  # fmt: skip
+    """The ``triplets`` evaluation, by heads that were not trained on the object of the query, where there are such."""
+    figures: dict[str, Any] = {"queries": len(triplet_rows), "gallery": len(labels), "without_relatives": 0}
+    queries = triplet_rows[:, 0]
+    for name, row in rows.items():
+        use = [(run, plan) for run, plan in enumerate(row.plans) if plan.fold >= 0] or list(enumerate(row.plans))
+        seeds = sorted({plan.seed for _, plan in use})
+        correct, counted = (np.full((len(seeds), len(queries)), np.nan) for _ in range(2))
+        for run, plan in use:
+            mine = np.flatnonzero((folds[queries] == plan.fold) | (plan.fold < 0))
+            if not len(mine):
+                continue
+            scored = triplets.evaluate_triplets(row.embed(run), triplet_rows[mine], scoring.distance)
+            correct[seeds.index(plan.seed), mine] = scored.correct
+            counted[seeds.index(plan.seed), mine] = np.where(scored.correct, 1, -1) * scored.counted
+        objects = labels[queries]
+        figures[name] = {
+            "similarity_precision": summarize(correct, objects, scoring.resamples, scoring.seed),
+            # A sum over triplets, where similarity precision is a mean.
+            f"score@{triplets.SCORE_DEPTH}": summarize(
+                counted * len(queries), objects, scoring.resamples, scoring.seed
+            ),
+        }
+    return figures
+
+
+def held_out_run(run: Run, row: int) -> int:
+    """The run of the first seed that was not trained on the object of image ``row``, or that was trained on all."""
+    experiment, seed = run.experiment, run.scoring.seed
+    plan = RunPlan(seed, int(experiment.folds[row]))
+    return experiment.plans.index(plan if plan in experiment.plans else RunPlan(seed, -1))
+
+
+def all_neighbours(run: Run, embed: EmbedRun) -> tuple[Int[np.ndarray, "n k"], Float[np.ndarray, "n k"]]:
+    """(rows, distances) of the nearest other images of every image, by heads that were not trained on its object."""
+    count = len(run.rows.labels)
+    runs = np.array([held_out_run(run, row) for row in range(count)])
+    depth = min(NEIGHBOURS, count - 1)
+    found, distances = np.empty((count, depth), int), np.empty((count, depth), np.float32)
+    for number in np.unique(runs):
+        embeddings, queries = embed(int(number)), np.flatnonzero(runs == number)
+        one = search(embeddings[queries], embeddings, depth, run.scoring.distance, query_rows=queries)
+        found[queries], distances[queries] = one.rows, one.distances
+    return found, distances

@@ -1,0 +1,268 @@
+"""One work directory, opened once: what all commands share."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from PIL import Image
+
+from fgis.base import RunPlan
+from fgis.errors import UserError
+from fgis.experiment import identity, operating_point
+from fgis.experiment.build import (
+    Experiment,
+    Images,
+    Scoring,
+    build_experiment,
+    build_scoring,
+    head_fits,
+    plan_runs,
+)
+from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
+from fgis.experiment.differences import OF_EVALUATION, refuse_other, to_plain
+from fgis.features import extract, store
+from fgis.features.collection import load_collection, picture_finder
+from fgis.gallery.search import SearchGallery, compute_threshold
+from fgis.learning import checkpoint
+from fgis.retrieval.search import prepare_gallery
+
+BLOCK = 1024  # images that are prepared together
+CHECKED = ("collection", "backbone", "weights", "image_size", "fit", "pooling")  # of config.features, in the file too
+
+
+class Checkpoint(NamedTuple):
+    """Parameters of all runs, and the step and the plain configuration that they were trained with."""
+
+    step: int
+    params: Any  # every leaf [runs, ...]
+    config: Mapping[str, Any]
+
+
+class Run:
+    """An experiment and its work directory; everything is made when it is first asked for.
+
+    Args:
+      config: a plain configuration, as ``differences.to_plain`` gives it.
+      workdir: where the run lives; None where a command needs no run.
+      step: the checkpoint to restore; None for the latest.
+
+    Raises:
+      UserError: the configuration is refused (``config.read_settings``).
+    """
+
+    def __init__(self, config: Mapping[str, Any], workdir: Path | None, step: int | None = None) -> None:
+        """Checks the configuration and reads nothing; see the class."""
+        self.config = config
+        self.settings: ExperimentSettings = read_settings(config)
+        self.workdir = workdir
+        self.wanted_step = step
+
+    @classmethod
+    def open(cls, config: Any, workdir: str | Path | None = None, step: int | None = None) -> "Run":
+        """The run of a ``ConfigDict`` (or a plain configuration) in ``workdir``."""
+        plain = config if isinstance(config, Mapping) else to_plain(config)
+        return cls(plain, None if workdir is None else Path(workdir), step)
+
+    @cached_property
+    def rows(self) -> store.Rows:
+        """The feature file, checked against what the configuration says of it; its features are read on demand.
+
+        Raises:
+          UserError: the file is missing or damaged, or was made in another way than ``config.features`` says.
+        """
+        features = self.settings.features
+        if features.path and not Path(features.path).expanduser().exists():
+            raise UserError(
+                f"config.features.path={features.path}: no such file; --mode=extract makes it, and an empty path takes "
+                "the features that fgis ships"
+            )
+        rows = store.open_rows(features.path)
+        if features.backbone:
+            expected = {key: getattr(features, key) for key in CHECKED}
+            try:
+                store.check_features(rows, features.path, expected)
+            except ValueError as error:
+                raise UserError(
+                    f"config.features.{error}; set that key to what the file holds, or --mode=extract into another "
+                    "config.features.path"
+                ) from None
+        return rows
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """How features become embeddings, and what is measured of these."""
+        return build_scoring(self.settings)
+
+    def read_prepared(self, rows: np.ndarray) -> Float[np.ndarray, "m f"]:
+        """The prepared features of some rows of the feature file."""
+        return np.asarray(self.scoring.prepare(self.rows.read(rows)))
+
+    @cached_property
+    def features(self) -> Float[np.ndarray, "n f"]:
+        """All prepared features, in the memory of the host."""
+        count = len(self.rows.labels)
+        blocks = (np.arange(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
+        return np.concatenate([self.read_prepared(rows) for rows in blocks])
+
+    @property
+    def fits_on_device(self) -> bool:
+        """Whether all prepared features may stay on the device (``config.train.resident_megabytes``)."""
+        size = len(self.rows.labels) * self.rows.shape[-1] * 4
+        return size <= self.settings.train.resident_megabytes * 2**20
+
+    def training_features(self) -> Array | Callable[[np.ndarray], np.ndarray]:
+        """The prepared features, where they fit on the device; otherwise a function that fetches rows of them."""
+        if self.fits_on_device:
+            return jnp.asarray(self.features)
+        return lambda rows: self.read_prepared(rows.ravel()).reshape(*rows.shape, -1)
+
+    @cached_property
+    def plans(self) -> tuple[RunPlan, ...]:
+        """What every run of the experiment is trained on, without reading the features."""
+        return plan_runs(self.settings)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment on the images of the feature file: runs, folds and the functions of training.
+
+        Raises:
+          UserError: the images do not allow it, such as more folds than objects.
+        """
+        rows = self.rows
+        return build_experiment(self.settings, Images(rows.labels, rows.coarse, rows.shape[-1], self.read_prepared))
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint of the work directory: the latest one, or the wanted step.
+
+        Raises:
+          UserError: there is none, or it was trained with another configuration.
+        """
+        place = self.workdir
+        assert place is not None
+        try:
+            found = Checkpoint(*checkpoint.restore_params(place, self.wanted_step))
+        except ValueError as error:
+            flag = "--workdir" if self.wanted_step is None else f"--step={self.wanted_step}"
+            raise UserError(f"{flag}: {error}") from None
+        refuse_other(self.config, found.config, place, OF_EVALUATION)
+        return found
+
+    def set_checkpoint(self, step: int, params: Any) -> None:
+        """Takes parameters that were just trained for those of the run, without reading them back."""
+        self.checkpoint = Checkpoint(step, params, self.config)
+
+    @property
+    def params(self) -> Any:
+        """The parameters of all runs, stacked."""
+        return self.checkpoint.params
+
+    @property
+    def step(self) -> int:
+        """The step that ``params`` were trained to."""
+        return self.checkpoint.step
+
+    def embed(self, features: Float[np.ndarray, "m f"], run: int = 0) -> Float[np.ndarray, "m d"]:
+        """The embeddings of prepared features under the head of one run."""
+        return embed_with(self.scoring, self.params, features, run)
+
+    def refuse_other_size(self) -> None:
+        """Raises ``UserError`` where the heads were trained on features of another size than those of the file."""
+        size = self.rows.shape[-1]
+        if not head_fits(self.scoring, self.params, size):
+            raise UserError(
+                f"config.features.path: features of size {size}, but the heads in {self.workdir} were trained on "
+                "features of another size; take features of the same backbone and pooling"
+            )
+
+    @cached_property
+    def has_own_images(self) -> bool:
+        """Whether the feature file holds exactly what the run was trained on, whatever the file is called."""
+        assert self.workdir is not None
+        saved = identity.saved_identity(self.workdir)
+        if saved is None:  # of an older version, which did not say: only the features that fgis ships cannot change
+            return not self.settings.features.path and not self.checkpoint.config["features"]["path"]
+        return saved["sha256"] == identity.digest_rows(self.rows)["sha256"]
+
+    @cached_property
+    def search_gallery(self) -> SearchGallery:
+        """The images of the feature file, ready to be searched, under a head that was trained on all objects, if any.
+
+        Without a work directory, features are compared as they are.
+        """
+        rows, scoring, threshold = self.rows, self.scoring, None
+        embed = lambda features: np.asarray(scoring.prepare(features))
+        embeddings, words = self.features, "the features as they are"
+        if self.workdir is not None:
+            self.refuse_other_size()
+            run = next((number for number, plan in enumerate(self.plans) if plan.fold < 0), 0)
+            embed = lambda features: self.embed(np.asarray(scoring.prepare(features)), run)
+            embeddings, words = self.embed(self.features, run), f"the head of {self.workdir} at step {self.step}"
+            if self.has_own_images:
+                threshold = operating_point.read_threshold(self.workdir, self.step)
+        if threshold is None:
+            threshold = compute_threshold(embeddings, rows.labels, scoring.distance, scoring.seed)
+        features = self.settings.features
+        return SearchGallery(
+            embeddings=embeddings,
+            prepared=prepare_gallery(embeddings, scoring.distance),
+            labels=rows.labels,
+            image_ids=rows.image_ids,
+            embed=embed,
+            threshold=threshold,
+            words=f"{len(rows.labels)} images ({features.collection}, {features.backbone}): {words}, "
+            f"{scoring.distance.replace('_', ' ')} distance",
+        )
+
+    def label_name(self, row: int) -> str:
+        """The name of the label of an image; "" where labels have no names."""
+        names, label = self.rows.label_names, int(self.rows.labels[row])
+        return names[label] if names and 0 <= label < len(names) else ""
+
+    @cached_property
+    def describe(self) -> Callable[[Image.Image], np.ndarray]:
+        """A function from one picture to its features [1, ...], by the network that made those of the file.
+
+        Raises:
+          UserError: the configuration names no network, or one with other weights or features of another shape.
+        """
+        if not self.settings.features.backbone:
+            raise UserError("config.features.backbone: empty; name the network that made the features of the file")
+        settings = extraction_settings(self.settings.features)
+        extractor = extract.load_extractor(settings)
+        held, own = self.rows.source.get("weights_sha256"), extractor.source["weights_sha256"]
+        if held not in (None, own):
+            raise UserError(
+                f"config.features.weights: {settings.weights!r} here are not the weights that the gallery's features "
+                f"were made with (SHA-256 {own[:12]} and {held[:12]}); name that file, or extract the gallery again"
+            )
+        if tuple(self.rows.shape[1:]) != tuple(extractor.shape):
+            raise UserError(
+                f"config.features: describe an image by features of shape {tuple(extractor.shape)}, but the gallery "
+                f"holds {tuple(self.rows.shape[1:])}; set backbone, image_size and pooling to those of its extraction"
+            )
+        return lambda image: extract.describe(extractor, settings, image)
+
+    @cached_property
+    def find_picture(self) -> Callable[[str], Image.Image | None]:
+        """A function from an image id to its picture; None where the images are not at hand or one cannot be read."""
+        features = self.settings.features
+        if not features.images:
+            return lambda image_id: None
+        try:
+            return picture_finder(load_collection(features.collection, features.images))
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"config.features.{error}") from None
+
+
+def embed_with(scoring: Scoring, params: Any, features: Float[np.ndarray, "m f"], run: int) -> Float[np.ndarray, "m d"]:
+    """The embeddings of prepared features under the parameters of one run of those that are stacked."""
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), params)
+    return np.asarray(scoring.embed(own, jnp.asarray(features)))

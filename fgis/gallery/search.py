@@ -1,0 +1,96 @@
+"""Searching a gallery with one picture: its ranking, and whether its object is in the gallery at all."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from fgis.base import Neighbours
+from fgis.distances import pairwise_distances
+from fgis.retrieval import open_set
+from fgis.retrieval.rerank import FirstSearch, Rerank
+from fgis.retrieval.search import Gallery, search
+
+SAMPLED = 2000  # images of the gallery, at most, that a threshold is computed from
+
+
+class SearchGallery(NamedTuple):
+    """A gallery that is ready to be searched."""
+
+    embeddings: Float[np.ndarray, "n d"]
+    prepared: Gallery  # the same, prepared once for all queries, with the distance
+    labels: Int[np.ndarray, " n"]
+    image_ids: np.ndarray  # [n] str
+    embed: Callable[[np.ndarray], Float[np.ndarray, "m d"]]  # features as the file holds them -> embeddings
+    threshold: float | None  # a nearest image farther than this shows another object; None where nothing says so
+    words: str  # what is searched, for people
+
+
+class SearchOptions(NamedTuple):
+    """What is wanted of a ranking."""
+
+    k: int = 12
+    rerank: Rerank | None = None
+    farthest: bool = False
+
+
+class PictureRanking(NamedTuple):
+    """The gallery as one picture ranks it."""
+
+    neighbours: Neighbours  # of one query
+    nearest: float  # the distance of the nearest image by the first search, which the threshold was chosen for
+    milliseconds: dict[str, float]  # of each stage
+
+
+def compute_threshold(
+    embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], distance: str, seed: int
+) -> float | None:
+    """The threshold that accepts a share ``open_set.OPERATING`` of the gallery's own images without their object.
+
+    Args:
+      embeddings: of the gallery.
+      labels: the object of each image.
+      distance: what embeddings are compared by.
+      seed: which ``SAMPLED`` images are queries, where there are more.
+
+    Returns:
+      A distance; None for a gallery of one object, which does not tell how near another one would be.
+    """
+    count = len(labels)
+    if len(np.unique(labels)) < 2:
+        return None
+    queries = np.sort(np.random.default_rng(seed).permutation(count)[:SAMPLED])
+    *_, unknown = open_set.nearest_known_and_unknown(embeddings, labels, queries, np.arange(count), distance)
+    return float(open_set.choose_threshold(unknown, open_set.OPERATING))
+
+
+def rank_picture(
+    gallery: SearchGallery, describe: Callable[[Image.Image], np.ndarray], image: Image.Image, options: SearchOptions
+) -> PictureRanking:
+    """The gallery ranked for one picture: nearest first, re-ranked, or farthest first. Ties go to the lowest row."""
+    milliseconds: dict[str, float] = {}
+    began = perf_counter()
+
+    def stage(name: str) -> None:
+        nonlocal began
+        milliseconds[name], began = 1000 * (perf_counter() - began), perf_counter()
+
+    features = describe(image)
+    stage("describe")
+    query = gallery.embed(features)
+    stage("embed")
+    rows, distance = np.arange(len(gallery.labels)), gallery.prepared.distance
+    k = min(options.k, len(rows))
+    neighbours = search(query, gallery.prepared, k)
+    nearest = float(neighbours.distances[0, 0])
+    if options.rerank:
+        neighbours = options.rerank(FirstSearch(query, gallery.embeddings, rows, distance, neighbours))
+    elif options.farthest:
+        distances = np.asarray(pairwise_distances(query, gallery.embeddings, distance))
+        order = np.argsort(-distances, axis=1, kind="stable")[:, :k]
+        neighbours = Neighbours(order, np.take_along_axis(distances, order, axis=1))
+    stage("search")
+    return PictureRanking(neighbours, nearest, milliseconds)
