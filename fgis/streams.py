@@ -47,6 +47,9 @@ def stream_key(seed: Any, stream: Stream, *counters: Any) -> Key:
     return key
 
 
-def stream_generator(seed: int, stream: Stream) -> np.random.Generator:
-    """NumPy's generator of ``stream`` under ``seed``."""
-    return np.random.default_rng([seed, int(stream)])
+def stream_generator(seed: int, stream: Stream | None = None) -> np.random.Generator:
+    """NumPy's generator of ``stream`` under ``seed``; without a stream, that of the seed itself.
+
+    (The seed itself serves what was drawn before streams had numbers: folds, and which images a head is fitted to.)
+    """
+    return np.random.default_rng(seed if stream is None else [seed, int(stream)])

@@ -20,7 +20,15 @@ from fgis.errors import UserError
 
 @contextmanager
 def open_checkpoints(directory: str | Path, read_only: bool = False) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints under ``directory``; leaving the context waits for the saves under way."""
+    """The checkpoints under ``directory``; leaving the context waits for the saves under way.
+
+    Args:
+      directory: the folder ``checkpoints`` of a run.
+      read_only: neither creates the folder nor removes anything from it.
+
+    Yields:
+      Orbax's manager, which keeps the latest checkpoint and the best one.
+    """
     latest_and_best = policies.AnyPreservationPolicy(
         [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1)]
     )
@@ -32,7 +40,14 @@ def open_checkpoints(directory: str | Path, read_only: bool = False) -> Iterator
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, config: Mapping[str, Any], loss: float) -> None:
-    """Saves the (stacked) state of all runs under their common step; ``loss`` decides which checkpoint is the best."""
+    """Saves the state of all runs under their common step.
+
+    Args:
+      manager: from ``open_checkpoints``.
+      state: stacked over runs.
+      config: JSON types, saved beside it.
+      loss: decides which checkpoint is the best (the lowest).
+    """
     step = int(np.ravel(state.step)[0])
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(state.params),
@@ -43,7 +58,15 @@ def save(manager: ocp.CheckpointManager, state: TrainState, config: Mapping[str,
 
 
 def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | None:
-    """The latest state, with the structure, shapes and placement of ``like``; None where nothing was saved."""
+    """The latest state.
+
+    Args:
+      manager: from ``open_checkpoints``.
+      like: its structure, shapes and placement.
+
+    Returns:
+      The state, or None where nothing was saved.
+    """
     step = manager.latest_step()
     if step is None:
         return None
@@ -61,21 +84,29 @@ def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> TrainSta
     )
 
 
-def restore_params(workdir: str | Path, step: int | None = None) -> tuple[int, Any, dict[str, Any]]:
-    """(step, parameters of all runs stacked, configuration) of the latest checkpoint in ``workdir``, or of ``step``.
+def restore_params(directory: str | Path, step: int | None = None) -> tuple[int, Any, dict[str, Any]]:
+    """Reads the parameters of a run, without its optimiser.
 
-    Raises ``UserError`` where there is none.
+    Args:
+      directory: the folder of the run, which holds ``checkpoints``.
+      step: of the checkpoint; None for the latest.
+
+    Returns:
+      (step, parameters of all runs stacked, configuration) as NumPy arrays and JSON types.
+
+    Raises:
+      UserError: the folder holds no checkpoints, or none of this step; the line names the folder and the steps it has.
     """
-    directory = Path(workdir) / "checkpoints"
-    if not directory.is_dir():
-        raise UserError(f"--workdir={workdir}: no checkpoints here; train first, or name the folder of a finished run")
-    with open_checkpoints(directory, read_only=True) as manager:
+    folder = Path(directory) / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{directory}: no checkpoints here; train first, or name the folder of a finished run")
+    with open_checkpoints(folder, read_only=True) as manager:
         steps = sorted(manager.all_steps())
-        chosen = manager.latest_step() if step is None else step
+        if not steps:
+            raise UserError(f"{folder}: no checkpoint was saved yet; train first, or name the folder of a finished run")
+        chosen = steps[-1] if step is None else step
         if chosen not in steps:
-            raise UserError(
-                f"--step={step}: {directory} holds {', '.join(map(str, steps)) or 'no checkpoint'}; name one"
-            )
+            raise UserError(f"{folder}: no checkpoint of step {step}; take one of {', '.join(map(str, steps))}")
         items = ocp.args.Composite(params=ocp.args.StandardRestore(), config=ocp.args.JsonRestore())
         found = manager.restore(chosen, args=items)
     return chosen, jax.tree.map(np.asarray, found["params"]), found["config"]

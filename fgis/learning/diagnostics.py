@@ -17,6 +17,15 @@ def diagnose(
     effective_rank: (Σ λ)² / Σ λ² over the eigenvalues λ of the covariance of u: how many directions share the variance.
     dead_units: share of dimensions that are the same in every row.
     collapsed: 1 where the variance is below 1e-3 or the effective rank below 1.5: nearly one point, or nearly one line.
+
+    Args:
+      embeddings: of the batch.
+      labels: of the batch.
+      rows: of the batch, -1 for padding.
+      distance: what the first two are measured in.
+
+    Returns:
+      The six scalars by these names.
     """
     valid = rows >= 0
     count = jnp.maximum(valid.sum(), 1)
@@ -31,8 +40,8 @@ def diagnose(
     high = jnp.max(jnp.where(valid[:, None], embeddings, -jnp.inf), axis=0)
     low = jnp.min(jnp.where(valid[:, None], embeddings, jnp.inf), axis=0)
     return {
-        "positive_distance": _mean(distances, positives),
-        "negative_distance": _mean(distances, negatives),
+        "positive_distance": _mean_of_pairs(distances, positives),
+        "negative_distance": _mean_of_pairs(distances, negatives),
         "variance": variance,
         "effective_rank": rank,
         "dead_units": jnp.mean(high <= low),
@@ -40,5 +49,5 @@ def diagnose(
     }
 
 
-def _mean(values: Float[Array, "a c"], mask: Bool[Array, "a c"]) -> Float[Array, ""]:
+def _mean_of_pairs(values: Float[Array, "a c"], mask: Bool[Array, "a c"]) -> Float[Array, ""]:
     return jnp.sum(jnp.where(mask, values, 0), dtype=jnp.float32) / jnp.maximum(mask.sum(), 1)

@@ -22,7 +22,15 @@ class Memory(NamedTuple):
 
 
 def empty_memory(size: int, dimensions: int) -> Memory:
-    """A memory of ``size`` places with nothing in it; it should hold a whole batch at least."""
+    """A memory with nothing in it.
+
+    Args:
+      size: places; a whole batch at least, or part of every batch is lost.
+      dimensions: of the embeddings.
+
+    Returns:
+      Float32 embeddings of 0, and rows of -1.
+    """
     none = jnp.full(size, -1, jnp.int32)
     return Memory(jnp.zeros((size, dimensions), jnp.float32), none, none, none)
 
@@ -37,7 +45,16 @@ def enqueue(
 ) -> Memory:
     """The memory after step ``step``: the batch takes the places (step · b + i) mod m, the oldest ones.
 
-    Of a batch larger than the memory the last m rows are kept. Padding takes places too, which then hold nothing.
+    Args:
+      memory: before the step.
+      step: [] integer.
+      embeddings: of the batch; no gradient passes into the memory.
+      labels: of the batch.
+      rows: of the batch; padding (-1) takes places too, which then hold nothing.
+      coarse: of the batch.
+
+    Returns:
+      The memory of the next step. Of a batch larger than the memory the last m rows are kept.
     """
     size, batch = len(memory.rows), len(rows)
     kept = min(size, batch)

@@ -6,24 +6,52 @@ names of its arguments; {} for a loss without.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from fgis.base import Comparison, LossSum, Miner, Objective, Triplets
+from fgis.base import BatchInfo, Comparison, LossSum, Miner, Objective, Triplets
 from fgis.distances import Distance
-from fgis.learning.miners import next_positive
+from fgis.learning.candidates import NO_INFO, next_positive
+from fgis.ranges import Whole
 
 Learned = Mapping[str, Any]
 Selector = Callable[[Float[Array, " a"], Float[Array, "a c"], Bool[Array, "a c"]], Float[Array, "a c"]]
 
 
+class Schedule(NamedTuple):
+    """One miner for the first ``switch_steps`` steps, another one from then on; both by their names."""
+
+    first: str
+    second: str
+    switch_steps: int
+
+
+def schedule(*, first: str = "semi_hard", second: str = "batch_hard", switch_steps: Whole = 100) -> Schedule:
+    """Two miners one after the other, by their names: see ``scheduled``, which joins their objectives.
+
+    Args:
+      first: the miner of the first steps.
+      second: the miner from then on.
+      switch_steps: how many steps the first is used for.
+
+    Returns:
+      The three as a record.
+    """
+    return Schedule(first, second, switch_steps)
+
+
 def given(loss: Callable[..., Array], distance: Distance) -> Objective:
     """No mining: the batch holds triplets in order (anchor, positive, negative), (anchor, positive, negative), ...
 
-    A triplet counts unless one of its rows is padding. Candidates are not looked at.
+    Args:
+      loss: over triplets.
+      distance: what it is computed from.
+
+    Returns:
+      An objective in which a triplet counts unless one of its rows is padding. Candidates are not read.
     """
 
     def objective(seen: Comparison, learned: Learned) -> LossSum:
@@ -32,30 +60,55 @@ def given(loss: Callable[..., Array], distance: Distance) -> Objective:
         valid = (seen.positives | seen.negatives).any(axis=1).reshape(-1, 3).all(axis=1)
         anchor, positive, negative = triplets[:, 0], triplets[:, 1], triplets[:, 2]
         losses = loss(distance.rowwise(anchor, positive), distance.rowwise(anchor, negative), **learned)
-        return _sums(losses, valid)
+        return _sum_triplets(losses, valid)
 
     return objective
 
 
-def mined(miner: Miner, loss: Callable[..., Array], distance: Distance, mined_on: Distance | None = None) -> Objective:
+def mined(
+    miner: Miner,
+    loss: Callable[..., Array],
+    distance: Distance,
+    info: BatchInfo = NO_INFO,
+    mined_on: Distance | None = None,
+) -> Objective:
     """The loss of the triplets that ``miner`` lists.
 
-    Mining sees distances (``mined_on``, if that is another one) without gradients; the distances of the chosen pairs
-    alone are computed again with them, so the backward pass costs O(t d) instead of O(B² d).
+    Mining sees distances without gradients; the distances of the chosen pairs alone are computed again with them, so
+    the backward pass costs O(t d) instead of O(B² d).
+
+    Args:
+      miner: a function of ``MINERS``, or any with their signature, its hyperparameters bound.
+      loss: over triplets.
+      distance: what the loss is computed from.
+      info: what the miner may know of every batch; without ``dimensions`` those of the embeddings are filled in.
+      mined_on: what the miner sees, if that is another distance (``MINED_ON``).
+
+    Returns:
+      An objective with one term per triplet.
     """
 
     def objective(seen: Comparison, learned: Learned) -> LossSum:
-        triplets = _mine(miner, mined_on or distance, seen)
+        triplets = _mine(miner, mined_on or distance, seen, info)
         anchor = seen.anchors[triplets.anchor]
         d_ap = distance.rowwise(anchor, seen.candidates[triplets.positive])
         d_an = distance.rowwise(anchor, seen.candidates[triplets.negative])
-        return _sums(loss(d_ap, d_an, **learned), triplets.weight)
+        return _sum_triplets(loss(d_ap, d_an, **learned), triplets.weight)
 
     return objective
 
 
 def summed(selector: Selector, loss: Callable[..., Array], distance: Distance) -> Objective:
-    """The loss of every triplet that ``selector`` weighs above 0, without listing them: O(B²) memory, any batch."""
+    """The loss of every triplet that ``selector`` weighs above 0, without listing them: O(B²) memory, any batch.
+
+    Args:
+      selector: a function of ``SELECTORS``, its hyperparameters bound.
+      loss: over triplets.
+      distance: what both see.
+
+    Returns:
+      An objective with one term per triplet.
+    """
     sum_over_triplets = _sum_over_positives(selector, loss)
 
     def objective(seen: Comparison, learned: Learned) -> LossSum:
@@ -69,23 +122,33 @@ def paired(
     loss: Callable[..., LossSum],
     distance: Distance,
     miner: Miner | None = None,
+    info: BatchInfo = NO_INFO,
     mined_on: Distance | None = None,
     graded: bool = False,
 ) -> Objective:
     """A loss over pairs: over all of them, or over those that occur in the triplets that ``miner`` lists.
 
-    A ``graded`` loss is also told which of the negatives are opposites.
+    Args:
+      loss: over pairs.
+      distance: what it is computed from.
+      miner: a function of ``MINERS``, its hyperparameters bound; None for all pairs.
+      info: what the miner may know of every batch; without ``dimensions`` those of the embeddings are filled in.
+      mined_on: what the miner sees, if that is another distance (``MINED_ON``).
+      graded: whether the loss also takes which of the negatives are opposites.
+
+    Returns:
+      An objective with the terms of the loss.
     """
 
     def objective(seen: Comparison, learned: Learned) -> LossSum:
         positives, negatives = seen.positives, seen.negatives
         if miner is not None:
-            anchor, positive, negative, weight = _mine(miner, mined_on or distance, seen)
+            anchor, positive, negative, weight = _mine(miner, mined_on or distance, seen, info)
             none = jnp.zeros_like(positives)
             positives = none.at[anchor, positive].max(weight > 0)
             negatives = none.at[anchor, negative].max(weight > 0)
-        more = {"opposites": seen.opposites & negatives} if graded else {}
-        return loss(distance.pairwise(seen.anchors, seen.candidates), positives, negatives, **more, **learned)
+        more = (seen.opposites & negatives,) if graded else ()
+        return loss(distance.pairwise(seen.anchors, seen.candidates), positives, negatives, *more, **learned)
 
     return objective
 
@@ -93,8 +156,15 @@ def paired(
 def proxied(loss: Callable[..., LossSum], distance: Distance) -> Objective:
     """A loss over pairs of a class proxy and an image: learned ``proxies`` [classes, d] take the anchors' place.
 
-    A proxy that is zero stands for a class that the run may not see, and counts nowhere. Devices deal the proxies out
+    A proxy that is zero stands for a class that the run may not see, and counts nowhere. Devices share the proxies out
     among themselves, each against the candidates of all.
+
+    Args:
+      loss: a function of ``PROXY_LOSSES``, its hyperparameters bound.
+      distance: what it is computed from.
+
+    Returns:
+      An objective with the terms of the loss.
     """
 
     def objective(seen: Comparison, learned: Learned) -> LossSum:
@@ -120,12 +190,14 @@ def scheduled(first: Objective, second: Objective, switch_steps: int) -> Objecti
     return objective
 
 
-def _mine(miner: Miner, distance: Distance, seen: Comparison) -> Triplets:
+def _mine(miner: Miner, distance: Distance, seen: Comparison, info: BatchInfo) -> Triplets:
+    if info.dimensions is None:
+        info = info._replace(dimensions=seen.anchors.shape[-1])
     distances = distance.pairwise(jax.lax.stop_gradient(seen.anchors), jax.lax.stop_gradient(seen.candidates))
-    return miner(seen.keys, distances, seen.positives, seen.negatives)
+    return miner(seen.keys, distances, seen.positives, seen.negatives, info)
 
 
-def _sums(losses: Float[Array, "t ..."], weight: Array) -> LossSum:
+def _sum_triplets(losses: Float[Array, "t ..."], weight: Array) -> LossSum:
     return jax.tree.map(jnp.sum, _terms(losses, weight))
 
 
@@ -136,13 +208,13 @@ def _terms(losses: Float[Array, "t ..."], weight: Array) -> LossSum:
 
 
 def _sum_over_positives(selector: Selector, loss: Callable[..., Array]) -> Callable[..., LossSum]:
-    """Walks the positives of all anchors at once, the j-th of each together, for as long as any anchor has one left.
+    """Takes the j-th positives of all anchors together, one j after the other, for as long as any anchor has one left.
 
-    The gradient with respect to the distances is gathered on the same walk: it is one [a, c] array, where automatic
+    The gradient with respect to the distances is gathered in the same loop: it is one [a, c] array, where automatic
     differentiation would keep one per positive, and could not run backwards through a loop of unknown length.
     """
 
-    def walk(
+    def sums_and_gradients(
         distances: Array, learned: dict[str, Array], positives: Array, negatives: Array
     ) -> tuple[LossSum, tuple[Array, dict[str, Array]]]:
         columns, zero = jnp.arange(distances.shape[1]), jnp.zeros((), distances.dtype)
@@ -171,13 +243,13 @@ def _sum_over_positives(selector: Selector, loss: Callable[..., Array]) -> Calla
 
     @jax.custom_vjp
     def sums(distances: Array, learned: dict[str, Array], positives: Array, negatives: Array) -> LossSum:
-        return walk(distances, learned, positives, negatives)[0]
+        return sums_and_gradients(distances, learned, positives, negatives)[0]
 
     def backward(gradients: Any, cotangent: LossSum) -> tuple[Any, Any, None, None]:
         # valid and active are piecewise constant
         return *jax.tree.map(lambda gradient: cotangent.total * gradient, gradients), None, None
 
-    sums.defvjp(walk, backward)
+    sums.defvjp(sums_and_gradients, backward)
     return sums
 
 

@@ -1,6 +1,6 @@
 """Losses that are no sum over triplets: they read one anchor's distances to all candidates at once.
 
-``loss(distances [a, c], positives [a, c], negatives [a, c], ...) -> LossSum``. Every term belongs to one anchor, so
+``loss(distances [a, c], positives [a, c], negatives [a, c], *, ...) -> LossSum``. Every term belongs to one anchor, so
 sums over anchors add up over devices; memory is O(a c), also under gradients. Distances of any float type are read as
 float32, and those of a candidate that is neither positive nor negative are not read at all. S is 1 − d, the cosine of
 the angle where ``d`` is the cosine distance. A set without a member contributes value 0 and gradient 0.
@@ -11,31 +11,43 @@ mask of candidates that must lie farther away than other negatives.
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fgis.base import LossSum, PairLoss
-from fgis.errors import UserError
-from fgis.learning.miners import next_positive
+from fgis.learning.candidates import next_positive
+from fgis.learning.masked import log_one_plus_sum_exp, log_sum_exp, mean_of_rows, read_distances, sum_kinds
+from fgis.ranges import Finite, Positive, Range, require
 
 
 def contrastive(
     distances: Float[Array, "a c"],
     positives: Bool[Array, "a c"],
     negatives: Bool[Array, "a c"],
-    positive_margin: float = 0.0,
-    negative_margin: float = 0.5,
+    *,
+    positive_margin: Finite = 0.0,
+    negative_margin: Finite = 0.5,
 ) -> LossSum:
     """Positive pairs: max(0, d − positive_margin). Negative pairs: max(0, negative_margin − d).
 
-    Kinds [positive pairs, negative pairs]; a pair at its margin has loss 0. With reduction ``mean_active`` each kind is
-    averaged over the pairs that still learn. The margins are in units of the distance (Hadsell 2006, without its
-    square, as in Musgrave 2020, arXiv:2003.08505).
+    (Hadsell 2006, without its square, as in Musgrave 2020, arXiv:2003.08505.)
+
+    Args:
+      distances: from anchors to candidates.
+      positives: which candidates are positives of each anchor.
+      negatives: which candidates are negatives of each anchor.
+      positive_margin: in units of the distance.
+      negative_margin: in units of the distance.
+
+    Returns:
+      Kinds [positive pairs, negative pairs]; a pair at its margin has loss 0. With reduction ``mean_active`` each kind
+      is averaged over the pairs that still learn.
     """
-    distances = _read(distances, positives | negatives)
-    return _sums(
+    distances = read_distances(distances, positives | negatives)
+    return sum_kinds(
         (jax.nn.relu(distances - positive_margin), positives), (jax.nn.relu(negative_margin - distances), negatives)
     )
 
@@ -44,96 +56,151 @@ def nt_xent(
     distances: Float[Array, "a c"],
     positives: Bool[Array, "a c"],
     negatives: Bool[Array, "a c"],
-    temperature: float = 0.1,
+    *,
+    temperature: Positive = 0.1,
 ) -> LossSum:
     """Per positive pair: −log(e^(−d_ap/T) / (e^(−d_ap/T) + Σ over negatives n of e^(−d_an/T))).
 
-    The other positives of the anchor stay out of the denominator. Terms are the positive pairs whose anchor has a
-    negative. With the cosine distance this is the N-pair loss with a temperature (Sohn 2016; Chen 2020,
-    arXiv:2002.05709).
+    The other positives of the anchor stay out of the denominator. With the cosine distance this is the N-pair loss
+    with a temperature (Sohn 2016; Chen 2020, arXiv:2002.05709).
+
+    Args:
+      distances: from anchors to candidates.
+      positives: which candidates are positives of each anchor.
+      negatives: which candidates are negatives of each anchor.
+      temperature: T, in units of the distance.
+
+    Returns:
+      One kind; its terms are the positive pairs whose anchor has a negative.
+
+    Raises:
+      ValueError: ``temperature`` is not above 0.
     """
-    distances = _read(distances, positives | negatives)
+    require(nt_xent, temperature=temperature)
+    distances = read_distances(distances, positives | negatives)
     # The same quotient as log(1 + Σ e^((d_ap − d_an)/T)): neither overflows nor loses a small loss to rounding.
-    all_negatives = _log_sum_exp(-distances / temperature, negatives)
+    all_negatives = log_sum_exp(-distances / temperature, negatives)
     losses = jax.nn.softplus(distances / temperature + all_negatives[:, None])
-    return _sums((losses, positives & negatives.any(axis=1, keepdims=True)))
+    return sum_kinds((losses, positives & negatives.any(axis=1, keepdims=True)))
 
 
 def sup_con(
     distances: Float[Array, "a c"],
     positives: Bool[Array, "a c"],
     negatives: Bool[Array, "a c"],
-    temperature: float = 0.1,
+    *,
+    temperature: Positive = 0.1,
 ) -> LossSum:
     """Per anchor: −1/|P| Σ over positives p of log(e^(−d_ap/T) / Σ over all positives and negatives j of e^(−d_aj/T)).
 
-    At least log|P|, reached where all positives are equally near and all negatives far. Terms are the anchors with a
-    positive and a negative: without a negative it would do nothing but make the positives equally near (L_out of
-    Khosla 2020, arXiv:2004.11362).
+    At least log|P|, reached where all positives are equally near and all negatives far (L_out of Khosla 2020,
+    arXiv:2004.11362).
+
+    Args:
+      distances: from anchors to candidates.
+      positives: which candidates are positives of each anchor.
+      negatives: which candidates are negatives of each anchor.
+      temperature: T, in units of the distance.
+
+    Returns:
+      One kind; its terms are the anchors with a positive and a negative: without a negative the loss would do nothing
+      but make the positives equally near.
+
+    Raises:
+      ValueError: ``temperature`` is not above 0.
     """
+    require(sup_con, temperature=temperature)
     others = positives | negatives
-    logits = -_read(distances, others) / temperature
-    losses = _log_sum_exp(logits, others) - _mean(logits, positives)
-    return _sums((losses, positives.any(axis=1) & negatives.any(axis=1)))
+    logits = -read_distances(distances, others) / temperature
+    losses = log_sum_exp(logits, others) - mean_of_rows(logits, positives)
+    return sum_kinds((losses, positives.any(axis=1) & negatives.any(axis=1)))
 
 
 def multi_similarity(
     distances: Float[Array, "a c"],
     positives: Bool[Array, "a c"],
     negatives: Bool[Array, "a c"],
-    positive_scale: float = 2.0,
-    negative_scale: float = 50.0,
-    threshold: float = 0.5,
-    epsilon: float | None = 0.1,
+    *,
+    positive_scale: Positive = 2.0,
+    negative_scale: Positive = 50.0,
+    threshold: Finite = 0.5,
+    epsilon: Annotated[float, Range(0)] | None = 0.1,
 ) -> LossSum:
     """Per anchor: 1/α log(1 + Σ over positives of e^(−α(S − λ))) + 1/β log(1 + Σ over negatives of e^(β(S − λ))).
 
-    α, β and λ are ``positive_scale``, ``negative_scale`` and ``threshold``. Before that, without gradient, only the
-    pairs that compete are kept: positives with S − epsilon < the largest S of a negative, and negatives with S +
-    epsilon > the smallest S of a positive; ties are dropped, and so is everything where one side is empty. ``epsilon``
-    None or infinite keeps all, and then one side may stand alone. Terms are the anchors with a positive or a negative,
-    counted before that selection (Wang 2019, arXiv:1904.06627).
+    Before that, without gradient, only the pairs that compete are kept: positives with S − epsilon < the largest S of a
+    negative, and negatives with S + epsilon > the smallest S of a positive; ties are dropped, and so is everything
+    where one side is empty (Wang 2019, arXiv:1904.06627).
+
+    Args:
+      distances: from anchors to candidates.
+      positives: which candidates are positives of each anchor.
+      negatives: which candidates are negatives of each anchor.
+      positive_scale: α.
+      negative_scale: β.
+      threshold: λ, a similarity.
+      epsilon: a similarity; None or infinite keeps all pairs, and then one side may stand alone.
+
+    Returns:
+      One kind; its terms are the anchors with a positive or a negative, counted before that selection.
+
+    Raises:
+      ValueError: a scale is not above 0.
     """
+    require(multi_similarity, positive_scale=positive_scale, negative_scale=negative_scale)
     anchors = (positives | negatives).any(axis=1)
-    distances = _read(distances, positives | negatives)
+    distances = read_distances(distances, positives | negatives)
     if epsilon is not None and not math.isinf(epsilon):
         nearest_negative = jnp.min(distances, axis=1, keepdims=True, where=negatives, initial=jnp.inf)
         farthest_positive = jnp.max(distances, axis=1, keepdims=True, where=positives, initial=-jnp.inf)
         positives = positives & (distances + epsilon > nearest_negative)
         negatives = negatives & (distances - epsilon < farthest_positive)
     above = 1 - distances - threshold
-    from_positives = _log_one_plus_sum_exp(-positive_scale * above, positives) / positive_scale
-    from_negatives = _log_one_plus_sum_exp(negative_scale * above, negatives) / negative_scale
-    return _sums((from_positives + from_negatives, anchors))
+    from_positives = log_one_plus_sum_exp(-positive_scale * above, positives) / positive_scale
+    from_negatives = log_one_plus_sum_exp(negative_scale * above, negatives) / negative_scale
+    return sum_kinds((from_positives + from_negatives, anchors))
 
 
 def smooth_ap(
     distances: Float[Array, "a c"],
     positives: Bool[Array, "a c"],
     negatives: Bool[Array, "a c"],
-    temperature: float = 0.01,
+    *,
+    temperature: Positive = 0.01,
 ) -> LossSum:
     """Per anchor: 1 − 1/|P| Σ over positives p of rank(p among positives) / rank(p among all candidates).
 
     The rank of p is 1 + Σ over the others j of sigmoid((d_ap − d_aj)/T): as the temperature goes to 0, the loss goes to
-    1 − average precision, and a tie counts as half a rank. Terms are the anchors with a positive and a negative. The
-    anchor is no candidate of its own; PyTorch Metric Learning and the authors' code count it as its own first positive
-    (Brown 2020, arXiv:2007.12163).
+    1 − average precision, and a tie counts as half a rank. The anchor is no candidate of its own; PyTorch Metric
+    Learning and the authors' code count it as its own first positive (Brown 2020, arXiv:2007.12163).
+
+    Args:
+      distances: from anchors to candidates.
+      positives: which candidates are positives of each anchor.
+      negatives: which candidates are negatives of each anchor.
+      temperature: T, in units of the distance.
+
+    Returns:
+      One kind; its terms are the anchors with a positive and a negative.
+
+    Raises:
+      ValueError: ``temperature`` is not above 0.
     """
-    distances = _read(distances, positives | negatives)
+    require(smooth_ap, temperature=temperature)
+    distances = read_distances(distances, positives | negatives)
     missed = _missed_precision(temperature)(distances, positives, negatives)
     terms = positives.any(axis=1) & negatives.any(axis=1)
-    return _sums((missed / jnp.maximum(jnp.sum(positives, axis=1), 1), terms))
+    return sum_kinds((missed / jnp.maximum(jnp.sum(positives, axis=1), 1), terms))
 
 
 def _missed_precision(temperature: float) -> Callable[[Array, Array, Array], Float[Array, " a"]]:
     """Σ over positives p of 1 − rank(p among positives) / rank(p among all), per anchor.
 
-    Walks the positives of all anchors at once, the j-th of each together, for as long as any anchor has one left, and
-    gathers the gradient on the same walk: O(a c) memory, and no work for positives that are not there.
+    Takes the j-th positives of all anchors together, for as long as any anchor has one left, and gathers the gradient
+    in the same loop: O(a c) memory, and no work for positives that are not there.
     """
 
-    def walk(distances: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
+    def value_and_gradient(distances: Array, positives: Array, negatives: Array) -> tuple[Array, Array]:
         columns = jnp.arange(distances.shape[1])
 
         def one_positive(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -156,12 +223,12 @@ def _missed_precision(temperature: float) -> Callable[[Array, Array, Array], Flo
 
     @jax.custom_vjp
     def total(distances: Array, positives: Array, negatives: Array) -> Array:
-        return walk(distances, positives, negatives)[0]
+        return value_and_gradient(distances, positives, negatives)[0]
 
     def backward(gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
         return cotangent[:, None] * gradient, None, None
 
-    total.defvjp(walk, backward)
+    total.defvjp(value_and_gradient, backward)
     return total
 
 
@@ -169,86 +236,71 @@ def proxy_anchor(
     distances: Float[Array, "a c"],
     positives: Bool[Array, "a c"],
     negatives: Bool[Array, "a c"],
-    margin: float = 0.1,
-    scale: float = 32.0,
+    *,
+    margin: Finite = 0.1,
+    scale: Positive = 32.0,
 ) -> LossSum:
     """Per proxy: log(1 + Σ over positives of e^(−s (S − margin))) and log(1 + Σ over negatives of e^(s (S + margin))).
 
-    s is ``scale``. The anchors are the proxies, one learned vector per class; the candidates are the batch, positive
-    where they are of that class. Kinds [pull, push]: the first is averaged over the proxies with a positive in the
-    batch, the second over all proxies (that have a candidate: an empty batch has no term). ``distances`` are cosine
-    distances (Kim 2020, arXiv:2003.13911).
+    The anchors are the proxies, one learned vector per class; the candidates are the batch, positive where they are of
+    that class (Kim 2020, arXiv:2003.13911).
+
+    Args:
+      distances: cosine distances from proxies to candidates.
+      positives: which candidates are of the class of each proxy.
+      negatives: which candidates are of another class.
+      margin: a similarity.
+      scale: s.
+
+    Returns:
+      Kinds [pull, push]: the first is averaged over the proxies with a positive in the batch, the second over all
+      proxies (that have a candidate: an empty batch has no term).
     """
-    distances = _read(distances, positives | negatives)
-    pull = _log_one_plus_sum_exp(-scale * (1 - distances - margin), positives)
-    push = _log_one_plus_sum_exp(scale * (1 - distances + margin), negatives)
-    return _sums((pull, positives.any(axis=1)), (push, (positives | negatives).any(axis=1)))
+    distances = read_distances(distances, positives | negatives)
+    pull = log_one_plus_sum_exp(-scale * (1 - distances - margin), positives)
+    push = log_one_plus_sum_exp(scale * (1 - distances + margin), negatives)
+    return sum_kinds((pull, positives.any(axis=1)), (push, (positives | negatives).any(axis=1)))
 
 
 def opposites(
     distances: Float[Array, "a c"],
     positives: Bool[Array, "a c"],
     negatives: Bool[Array, "a c"],
-    opposites: Bool[Array, "a c"],
-    margin: float = 0.3,
-    opposite_margin: float = 0.6,
+    opposite: Bool[Array, "a c"],
+    *,
+    margin: Finite = 0.3,
+    opposite_margin: Finite = 0.6,
 ) -> LossSum:
     """Positives: d. Other negatives: max(0, margin − d). Opposites: max(0, opposite_margin − d).
 
-    ``opposites`` marks the negatives that must be far, not merely different; where it marks no negative it is ignored.
-    Kinds [positive pairs, other negative pairs, opposite pairs], each averaged by itself, so that rare opposites weigh
-    as much as frequent negatives. ``distances`` are cosine distances: a margin of 1 is a right angle. The loss that
-    "Building a Reverse Image Search Engine" names as the next step, without a formula; this one is ours.
+    The loss that "Building a Reverse Image Search Engine" names as the next step, without a formula; this one is ours.
+
+    Args:
+      distances: cosine distances from anchors to candidates: a margin of 1 is a right angle.
+      positives: which candidates are positives of each anchor.
+      negatives: which candidates are negatives of each anchor.
+      opposite: which negatives must be far, not merely different; where it marks no negative it is ignored.
+      margin: in units of the distance.
+      opposite_margin: in units of the distance, above ``margin``.
+
+    Returns:
+      Kinds [positive pairs, other negative pairs, opposite pairs], each averaged by itself, so that rare opposites
+      weigh as much as frequent negatives.
+
+    Raises:
+      ValueError: ``opposite_margin`` is not above ``margin``.
     """
     if opposite_margin <= margin:
-        raise UserError(
-            f"config.loss.opposites.opposite_margin: {opposite_margin} is not above margin ({margin}); "
-            "an opposite has to lie farther away than what merely does not match"
+        raise ValueError(
+            f"opposite_margin: {opposite_margin!r} found with margin={margin!r}; write a larger one, since an opposite "
+            "has to lie farther away than what merely does not match"
         )
-    distances = _read(distances, positives | negatives)
-    return _sums(
+    distances = read_distances(distances, positives | negatives)
+    return sum_kinds(
         (distances, positives),
-        (jax.nn.relu(margin - distances), negatives & ~opposites),
-        (jax.nn.relu(opposite_margin - distances), negatives & opposites),
+        (jax.nn.relu(margin - distances), negatives & ~opposite),
+        (jax.nn.relu(opposite_margin - distances), negatives & opposite),
     )
-
-
-def _read(distances: Float[Array, "a c"], candidates: Bool[Array, "a c"]) -> Float[Array, "a c"]:
-    """Float32, and 0 without a gradient where nothing may be read."""
-    return jnp.where(candidates, distances, 0).astype(jnp.float32)
-
-
-def _sums(*kinds: tuple[Float[Array, "..."], Bool[Array, "..."]]) -> LossSum:
-    """One (losses, which of them are terms) per kind; the fields are scalars where there is one kind."""
-
-    def each(of: tuple[Float[Array, "..."], Bool[Array, "..."]]) -> LossSum:
-        losses, terms = of
-        total = jnp.sum(jnp.where(terms, losses, 0.0))
-        count, active = jnp.sum(terms), jnp.sum(terms & (losses > 0))  # exact: integers
-        return LossSum(total, count.astype(jnp.float32), active.astype(jnp.float32))
-
-    if len(kinds) == 1:
-        return each(kinds[0])
-    return LossSum(*(jnp.stack(field) for field in zip(*map(each, kinds), strict=True)))
-
-
-def _mean(x: Float[Array, "a c"], mask: Bool[Array, "a c"]) -> Float[Array, " a"]:
-    """The mean of each row over ``mask``; 0 where it is empty."""
-    return jnp.sum(jnp.where(mask, x, 0.0), axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)
-
-
-def _log_sum_exp(x: Float[Array, "a c"], mask: Bool[Array, "a c"]) -> Float[Array, " a"]:
-    """log Σ e^x of each row over ``mask``; 0 with a zero gradient where it is empty, instead of −∞ and NaN."""
-    some = mask.any(axis=1)
-    largest = jnp.max(x, axis=1, where=mask, initial=-jnp.inf)
-    largest = jax.lax.stop_gradient(jnp.where(some, largest, 0.0))
-    total = jnp.sum(jnp.exp(jnp.where(mask, x - largest[:, None], -jnp.inf)), axis=1)
-    return jnp.where(some, largest + jnp.log(jnp.where(some, total, 1.0)), 0.0)
-
-
-def _log_one_plus_sum_exp(x: Float[Array, "a c"], mask: Bool[Array, "a c"]) -> Float[Array, " a"]:
-    """log(1 + Σ e^x) of each row over ``mask``, exact where the sum is tiny; 0 where it is empty."""
-    return jnp.where(mask.any(axis=1), jax.nn.softplus(_log_sum_exp(x, mask)), 0.0)
 
 
 PAIR_LOSSES: dict[str, PairLoss] = {

@@ -1,7 +1,7 @@
-"""Which rows make a batch: functions of (seed, step) and nothing else, so that resuming a run needs no sampler state.
+"""Which rows make a batch: functions of (pool, seed, step) and nothing else, so that a run resumes without any state.
 
-A run samples from its own images only. What it may draw from is an array of its own, which can be stacked over runs and
-mapped by ``vmap``: a ``ClassTable``, or triplets drawn beforehand. ``partial(sample_pk, table, ...)`` is a ``Sampler``.
+A sampler is a ``Sampler``, a record of functions; ``SAMPLERS`` is the one table. All its functions share the
+hyperparameters of the choice: the union of their keyword-only parameters. Row -1 is padding.
 """
 
 from collections.abc import Callable
@@ -9,94 +9,144 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int
 
 from fgis.base import Key
+from fgis.learning.pools import ClassTable, class_table, draw_published_triplets
 from fgis.learning.relevance import draw_deep_ranking_triplets
+from fgis.ranges import Count, Finite, ShareBelowOne
+from fgis.streams import Stream, stream_key
 
 
-class ClassTable(NamedTuple):
-    """The rows of each class, padded with -1: classes and rows in ascending order, and all padding at the end."""
+class BatchShape(NamedTuple):
+    """The size of one batch."""
 
-    rows: Int[Array, "... classes members"]
-    counts: Int[Array, "... classes"]  # 0 for a padded class
-
-
-def class_table(labels: Int[np.ndarray, " n"], rows: Int[np.ndarray, " m"]) -> ClassTable:
-    """The table of the ``rows`` that a run may use, as large as all of ``labels`` need: runs' tables can be stacked."""
-    everything, sizes = np.unique(labels, return_counts=True)
-    rows = np.sort(np.asarray(rows))
-    _, index, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
-    table = np.full((len(everything), sizes.max(initial=1)), -1, np.int32)
-    order = np.argsort(index, kind="stable")
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    table[index[order], place] = rows[order]
-    padded = np.zeros(len(table), np.int32)
-    padded[: len(counts)] = counts
-    return ClassTable(jnp.asarray(table), jnp.asarray(padded))
+    rows: int  # padding included
+    per_class: int | None = None  # images of each class, where the sampler fixes how many
 
 
-def sample_uniform(table: ClassTable, seed: Any, step: Any, batch: int = 128) -> Int[Array, " b"]:
-    """Images without regard to classes: each epoch walks a new random order of all of the run's images.
+class Sampler(NamedTuple):
+    """One way of drawing batches."""
 
-    An epoch has ceil(n / batch) steps; its last batch is filled from the start of the same order. Where the run has
-    fewer than ``batch`` images, the places left are padding (row -1).
+    sample: Callable[..., Int[Array, " b"]]  # (pool, seed, step, *, ...) -> rows [b]
+    pool: Callable[..., Any]  # (RunImages, seed, *, ...) -> what a run draws from, alike in shape for all runs
+    batch: Callable[..., BatchShape]  # (*, ...) -> the size of every batch
+    lists_triplets: bool = False  # whether a batch is (a, p, n), (a, p, n), ..., to be taken without mining
+    held_out: Callable[..., Int[Array, " v"]] | None = None  # (pool, seed, *, ...) -> rows of validation triplets
+
+
+def most_positives(batch: BatchShape, memory_size: int = 0) -> int | None:
+    """How many positives an anchor can have at most: what ``BatchInfo.max_positives`` is for.
+
+    Args:
+      batch: the size of every batch.
+      memory_size: places of the cross-batch memory, whose images are candidates as well.
+
+    Returns:
+      A number of at least 1, or None where the sampler does not fix the images per class.
+
+    >>> most_positives(BatchShape(rows=128, per_class=4))
+    3
     """
-    key = jax.random.fold_in(jax.random.key(seed), 6)
+    if batch.per_class is None:
+        return None
+    batches = 1 + -(-memory_size // batch.rows)  # those whose images are candidates
+    return max(batches * batch.per_class - 1, 1)
+
+
+def sample_uniform(table: ClassTable, seed: Any, step: Any, *, batch: Count = 128) -> Int[Array, " b"]:
+    """Images without regard to classes: each epoch takes all of the run's images in a new random order.
+
+    An epoch has ceil(n / batch) steps; its last batch is filled from the start of the same order.
+
+    Args:
+      table: the images of the run, by class.
+      seed: [] integer, of the run.
+      step: [] integer.
+      batch: images of a batch.
+
+    Returns:
+      Rows [batch]. Where the run has fewer than ``batch`` images, the places left are padding.
+    """
     total = jnp.sum(table.counts)
-    epoch, place = _walk(step, total, batch)
-    noise = jax.random.uniform(jax.random.fold_in(key, epoch), table.rows.shape)
+    epoch, place = _epoch_places(step, total, batch)
+    noise = jax.random.uniform(stream_key(seed, Stream.UNIFORM, epoch), table.rows.shape)
     order = jnp.argsort(jnp.where(table.rows >= 0, noise, jnp.inf).reshape(-1))
     return jnp.where(jnp.arange(batch) < total, table.rows.reshape(-1)[order[place]], -1)
 
 
-def sample_balanced(table: ClassTable, seed: Any, step: Any, batch: int = 128) -> Int[Array, " b"]:
+def sample_balanced(table: ClassTable, seed: Any, step: Any, *, batch: Count = 128) -> Int[Array, " b"]:
     """Independent draws with replacement: a class uniformly, then an image of it, so P(i) = 1 / (C · images of class).
 
-    All padding (row -1) where the run has no image.
+    Args:
+      table: the images of the run, by class.
+      seed: [] integer, of the run.
+      step: [] integer.
+      batch: images of a batch.
+
+    Returns:
+      Rows [batch]; all padding where the run has no image.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 7), step)
-    class_key, image_key = jax.random.split(key)
+    class_key, image_key = jax.random.split(stream_key(seed, Stream.BALANCED, step))
     chosen = jax.random.randint(class_key, (batch,), 0, jnp.sum(table.counts > 0))
     return table.rows[chosen, jax.random.randint(image_key, (batch,), 0, table.counts[chosen])]
 
 
-def sample_pk(table: ClassTable, seed: Any, step: Any, classes: int = 64, per_class: int = 4) -> Int[Array, " b"]:
-    """P classes × K images: each epoch walks a new random order of all classes, so every class is seen in every epoch.
+def sample_pk(
+    table: ClassTable, seed: Any, step: Any, *, classes: Count = 64, per_class: Count = 4
+) -> Int[Array, " b"]:
+    """P classes × K images: each epoch takes all classes in a new random order, so every class occurs in every epoch.
 
-    An epoch has ceil(C / P) steps; its last batch is filled from the start of the same order. The K images of a class
-    are distinct while it has K, then repeat in turn. Where the run has fewer than P classes, the places left are
-    padding (row -1).
+    An epoch has ceil(C / P) steps; its last batch is filled from the start of the same order (Hermans 2017,
+    arXiv:1703.07737).
+
+    Args:
+      table: the images of the run, by class.
+      seed: [] integer, of the run.
+      step: [] integer.
+      classes: P, different ones.
+      per_class: K; the images of a class are distinct while it has K, then repeat in turn.
+
+    Returns:
+      Rows [P · K], class by class. Where the run has fewer than P classes, the places left are padding.
     """
-    key = jax.random.fold_in(jax.random.key(seed), 0)
+    key = stream_key(seed, Stream.PK_CLASSES)
     total = jnp.sum(table.counts > 0)
-    epoch, place = _walk(step, total, classes)
+    epoch, place = _epoch_places(step, total, classes)
     noise = jax.random.uniform(jax.random.fold_in(key, epoch), table.counts.shape)
     order = jnp.argsort(jnp.where(table.counts > 0, noise, jnp.inf))
-    rows = _members(table, jax.random.fold_in(jax.random.fold_in(key, 1), step), order[place], per_class)
+    rows = _members(table, stream_key(key, Stream.PK_MEMBERS, step), order[place], per_class)
     return jnp.where((jnp.arange(classes) < total)[:, None], rows, -1).reshape(-1)
 
 
 def sample_frequency(
-    table: ClassTable, seed: Any, step: Any, classes: int = 64, per_class: int = 4, power: float = 1.0
+    table: ClassTable, seed: Any, step: Any, *, classes: Count = 64, per_class: Count = 4, power: Finite = 1.0
 ) -> Int[Array, " b"]:
     """P classes × K images, where a class counts by (images of the class)^power: large classes come more often.
 
     The P classes of a step are distinct, and drawn one after the other with chances in proportion to that weight among
-    those not drawn yet: the P largest of power · log(images) + Gumbel noise (arXiv:1903.06059). The K images of a class
-    and the padding are those of ``sample_pk``. ``power`` 0 draws classes uniformly.
+    those not drawn yet: the P largest of power · log(images) + Gumbel noise (arXiv:1903.06059).
+
+    Args:
+      table: the images of the run, by class.
+      seed: [] integer, of the run.
+      step: [] integer.
+      classes: P, different ones.
+      per_class: K, as for ``sample_pk``.
+      power: 0 draws classes uniformly.
+
+    Returns:
+      Rows [P · K], class by class. Where the run has fewer than P classes, the places left are padding.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 8), step)
-    class_key, image_key = jax.random.split(key)
+    class_key, image_key = jax.random.split(stream_key(seed, Stream.FREQUENCY, step))
     total = jnp.sum(table.counts > 0)
     score = power * jnp.log(jnp.maximum(table.counts, 1)) + jax.random.gumbel(class_key, table.counts.shape)
     order = jnp.argsort(jnp.where(table.counts > 0, -score, jnp.inf))
-    rows = _members(table, image_key, order[_walk(0, total, classes)[1]], per_class)
+    rows = _members(table, image_key, order[_epoch_places(0, total, classes)[1]], per_class)
     return jnp.where((jnp.arange(classes) < total)[:, None], rows, -1).reshape(-1)
 
 
-def _walk(step: Any, total: Any, batch: int) -> tuple[Any, Int[Array, " b"]]:
+def _epoch_places(step: Any, total: Any, batch: int) -> tuple[Any, Int[Array, " b"]]:
     """(epoch, places of the batch in the order of the epoch); the last batch goes on at the start of that order."""
     epoch_steps = jnp.maximum((total + batch - 1) // batch, 1)
     place = step % epoch_steps * batch + jnp.arange(batch)
@@ -113,54 +163,49 @@ def _members(table: ClassTable, key: Key, chosen: Int[Array, " p"], per_class: i
     return jnp.take_along_axis(table.rows[chosen], jnp.take_along_axis(members, turn, axis=1), axis=1)
 
 
-def draw_published_triplets(
-    labels: Int[np.ndarray, " n"], rows: Int[np.ndarray, " m"], seed: int, triplets: int
-) -> Int[np.ndarray, "t 3"]:
-    """The published experiment's triplets as rows (anchor, positive, negative), drawn once per run from its ``rows``.
-
-    Two entries of the label *array* are drawn without replacement, so classes count by their images and both entries
-    may bear the same label. Anchor and positive are the first and the last image of the first label, the negative is
-    the first image of the second.
-    """
-    rows = np.sort(np.asarray(rows))
-    _, index = np.unique(labels[rows], return_inverse=True)
-    first, last = (np.zeros(index.max() + 1, np.int32) for _ in range(2))
-    first[index[::-1]], last[index] = rows[::-1], rows
-    rng = np.random.default_rng([seed, 2])
-    one = rng.integers(0, len(rows), triplets)
-    other = (one + rng.integers(1, len(rows), triplets)) % len(rows)
-    return np.stack([first[index[one]], last[index[one]], first[index[other]]], axis=1)
-
-
 def sample_published(
-    drawn: Int[Array, "t 3"], seed: Any, step: Any, batch: int = 32, held_out: float = 0.25
+    drawn: Int[Array, "t 3"], seed: Any, step: Any, *, batch: Count = 32, held_out: ShareBelowOne = 0.25
 ) -> Int[Array, " b"]:
-    """``batch`` of the drawn triplets in the order (a, p, n), (a, p, n), ..., reshuffled each epoch.
+    """Some of the published experiment's triplets, in a new random order each epoch.
 
-    The last ``held_out`` share of the triplets is left for validation; the last batch of an epoch is filled with
-    padding.
+    Args:
+      drawn: triplets of rows (anchor, positive, negative), see ``draw_published_triplets``.
+      seed: [] integer, of the run.
+      step: [] integer.
+      batch: triplets of a batch.
+      held_out: the share of the triplets, the last ones, that is left for validation.
+
+    Returns:
+      Rows [3 · batch], (a, p, n), (a, p, n), ...; the last batch of an epoch is filled with padding.
     """
     train = drawn[: len(drawn) - int(len(drawn) * held_out)]
-    return _reshuffled(train, jax.random.fold_in(jax.random.key(seed), 3), step, batch)
+    return _reshuffled(train, stream_key(seed, Stream.PUBLISHED_ORDER), step, batch)
 
 
-def published_validation(drawn: Int[Array, "t 3"], seed: Any, held_out: float = 0.25) -> Int[Array, " v"]:
-    """All held-out triplets of ``sample_published``; ``seed`` is not used, since they were drawn with it."""
+def published_validation(drawn: Int[Array, "t 3"], seed: Any, *, held_out: ShareBelowOne = 0.25) -> Int[Array, " v"]:
+    """All triplets that ``sample_published`` holds out, as rows [v]; ``seed`` is not used: they were drawn with it."""
     del seed
     return drawn[len(drawn) - int(len(drawn) * held_out) :].reshape(-1)
 
 
-def sample_deep_ranking(drawn: Int[Array, "t 3"], seed: Any, step: Any, batch: int = 42) -> Int[Array, " b"]:
-    """``batch`` of Deep Ranking's triplets in the order (a, p, n), (a, p, n), ..., reshuffled each epoch.
+def sample_deep_ranking(drawn: Int[Array, "t 3"], seed: Any, step: Any, *, batch: Count = 42) -> Int[Array, " b"]:
+    """Some of Deep Ranking's triplets, in a new random order each epoch.
 
-    The last batch of an epoch is filled with padding, and all is padding where the run allows no triplet. See
-    ``draw_deep_ranking_triplets``.
+    Args:
+      drawn: triplets of rows (query, positive, negative), see ``draw_deep_ranking_triplets``.
+      seed: [] integer, of the run.
+      step: [] integer.
+      batch: triplets of a batch.
+
+    Returns:
+      Rows [3 · batch], (a, p, n), (a, p, n), ...; the last batch of an epoch is filled with padding, and all is padding
+      where the images of the run form no triplet.
     """
-    return _reshuffled(drawn, jax.random.fold_in(jax.random.key(seed), 9), step, batch)
+    return _reshuffled(drawn, stream_key(seed, Stream.DEEP_RANKING_ORDER), step, batch)
 
 
 def _reshuffled(drawn: Int[Array, "t 3"], key: Key, step: Any, batch: int) -> Int[Array, " b"]:
-    """``batch`` triplets, one after the other: each epoch walks a new random order of all, and ends in padding."""
+    """``batch`` triplets, one after the other: each epoch takes all in a new random order, and ends in padding."""
     total = len(drawn)
     epoch_steps = -(-total // batch)
     noise = jax.random.uniform(jax.random.fold_in(key, step // epoch_steps), (total,))
@@ -169,29 +214,29 @@ def _reshuffled(drawn: Int[Array, "t 3"], key: Key, step: Any, batch: int) -> In
     return jnp.where((place < total)[:, None], drawn[order[place % total]], -1).reshape(-1)
 
 
-def _table_pool(
-    labels: Int[np.ndarray, " n"], rows: Int[np.ndarray, " m"], seed: int, coarse: Int[np.ndarray, " n"] | None = None
-) -> ClassTable:
-    del seed, coarse
-    return class_table(labels, rows)
+def _pk_shape(*, classes: Count = 64, per_class: Count = 4) -> BatchShape:
+    return BatchShape(classes * per_class, per_class)
 
 
-SAMPLERS: dict[str, Callable[..., Any]] = {
-    "pk": sample_pk,
-    "uniform": sample_uniform,
-    "balanced": sample_balanced,
-    "frequency": sample_frequency,
-    "published": sample_published,
-    "deep_ranking": sample_deep_ranking,
-}
-# What a run of each sampler draws from: (labels, rows, seed, coarse or None) -> pool, alike in shape for all runs.
-POOLS: dict[str, Callable[..., Any]] = {
-    "pk": _table_pool,
-    "uniform": _table_pool,
-    "balanced": _table_pool,
-    "frequency": _table_pool,
-    "published": lambda labels, rows, seed, coarse=None, *, triplets: draw_published_triplets(
-        labels, rows, seed, triplets
+def _batch_shape(*, batch: Count = 128) -> BatchShape:
+    return BatchShape(batch)
+
+
+def _published_shape(*, batch: Count = 32) -> BatchShape:
+    return BatchShape(3 * batch)
+
+
+def _deep_ranking_shape(*, batch: Count = 42) -> BatchShape:
+    return BatchShape(3 * batch)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "pk": Sampler(sample_pk, class_table, _pk_shape),
+    "uniform": Sampler(sample_uniform, class_table, _batch_shape),
+    "balanced": Sampler(sample_balanced, class_table, _batch_shape),
+    "frequency": Sampler(sample_frequency, class_table, _pk_shape),
+    "published": Sampler(
+        sample_published, draw_published_triplets, _published_shape, lists_triplets=True, held_out=published_validation
     ),
-    "deep_ranking": draw_deep_ranking_triplets,
+    "deep_ranking": Sampler(sample_deep_ranking, draw_deep_ranking_triplets, _deep_ranking_shape, lists_triplets=True),
 }

@@ -10,12 +10,12 @@ devices: mining and the reduction see the global batch. Loss sums and gradients 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fgis.base import Batch, Comparison, Key, LossSum, Objective, Reduction, TrainState
 from fgis.learning.memory import Memory, enqueue, recalled
@@ -26,7 +26,16 @@ Step = Callable[[TrainState, Batch, Key], tuple[TrainState, dict[str, Array]]]
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, memory: Memory | tuple[()] = ()) -> TrainState:
-    """The state before the first step; ``memory`` is an empty one, or () for none."""
+    """The state before the first step.
+
+    Args:
+      params: what is trained, a tree of arrays.
+      optimizer: what moves it.
+      memory: an empty one (``empty_memory``), or () for none.
+
+    Returns:
+      The state at step 0.
+    """
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params), memory=memory)
 
 
@@ -37,11 +46,20 @@ def make_loss(
     axis_name: str | None = None,
     warmup_steps: int = 0,
 ) -> Callable[..., tuple[Float[Array, ""], tuple[LossSum, Any]]]:
-    """``loss(params, batch, key, step=0, memory=()) -> (scalar, (LossSum of the global batch, the next memory))``.
+    """The loss of one batch as a function of the parameters.
 
-    ``key=None`` switches dropout off. What the loss itself has learned is the collection ``learned`` of ``params``, if
-    they are a mapping that has one. The gradient of the scalar with respect to ``params`` is this device's share:
-    shares add up to the whole gradient.
+    Args:
+      apply: the head.
+      objective: what is summed over the batch, see ``fgis.learning.objectives``.
+      reduction: the sums of the global batch to a scalar.
+      axis_name: of the devices that share a batch; None for one device, or for arrays that the compiler shards.
+      warmup_steps: how many steps a memory is filled before it is used.
+
+    Returns:
+      ``loss(params, batch, key, step=0, memory=()) -> (scalar, (LossSum of the global batch, the next memory))``.
+      ``key=None`` switches dropout off. What the loss itself has learned is the collection ``learned`` of ``params``,
+      if they are a mapping that has one. The gradient of the scalar with respect to ``params`` is this device's share:
+      shares add up to the whole gradient.
     """
 
     def loss(
@@ -52,23 +70,17 @@ def make_loss(
         dropout_key, mining_key = jax.random.split(jax.random.key(0) if key is None else key)
         places = device * len(batch.rows) + jnp.arange(len(batch.rows))
         at_places = lambda key: jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
-        embeddings = apply(params, batch.features, None if key is None else at_places(dropout_key))
-        own = batch.labels, batch.rows, jnp.zeros_like(batch.labels) if batch.coarse is None else batch.coarse
-        candidates: Array = embeddings
-        known: tuple[Array, ...] = own
-        if axis_name:
-            gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True)
-            candidates, known = gather(embeddings), tuple(gather(x) for x in own)
+        anchors = apply(params, batch.features, None if key is None else at_places(dropout_key))
+        own = _Described(
+            anchors, batch.labels, batch.rows, jnp.zeros_like(batch.labels) if batch.coarse is None else batch.coarse
+        )
+        known = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), own) if axis_name else own
         if isinstance(memory, Memory):
-            old = recalled(memory, step, warmup_steps)
-            memory = enqueue(memory, step, candidates, *known)
-            candidates = jnp.concatenate([candidates, old.embeddings.astype(candidates.dtype)])
-            known = tuple(jnp.concatenate(pair) for pair in zip(known, old[1:], strict=True))
-        (anchor_labels, anchor_rows, anchor_coarse), (labels, rows, coarse) = own, known
-        positives, negatives = relations(anchor_labels, anchor_rows, labels, rows)
+            known, memory = _remember(memory, step, known, warmup_steps)
+        positives, negatives = relations(own.labels, own.rows, known.labels, known.rows)
         seen = Comparison(
-            anchors=embeddings, candidates=candidates, labels=labels, rows=rows, positives=positives,
-            negatives=negatives, opposites=negatives & (anchor_coarse[:, None] != coarse[None, :]),
+            anchors=anchors, candidates=known.embeddings, labels=known.labels, rows=known.rows, positives=positives,
+            negatives=negatives, opposites=negatives & (own.coarse[:, None] != known.coarse[None, :]),
             keys=at_places(mining_key), step=step, share=(device, devices),
         )  # fmt: skip
         learned = params.get("learned", {}) if isinstance(params, Mapping) else {}
@@ -76,6 +88,23 @@ def make_loss(
         return reduction(sums), (sums, memory)
 
     return loss
+
+
+class _Described(NamedTuple):
+    """Embeddings, and what is known of their images."""
+
+    embeddings: Float[Array, "c d"]
+    labels: Int[Array, " c"]
+    rows: Int[Array, " c"]
+    coarse: Int[Array, " c"]
+
+
+def _remember(memory: Memory, step: Any, known: _Described, warmup_steps: int) -> tuple[_Described, Memory]:
+    """The batch with the memory behind it, and the memory with the batch in it."""
+    old = recalled(memory, step, warmup_steps)
+    memory = enqueue(memory, step, *known)
+    embeddings = jnp.concatenate([known.embeddings, old.embeddings.astype(known.embeddings.dtype)])
+    return _Described(embeddings, *(jnp.concatenate(pair) for pair in zip(known[1:], old[1:], strict=True))), memory
 
 
 def _global_value(x: Array, axis_name: str | None) -> Array:
@@ -94,11 +123,20 @@ def make_train_step(
     axis_name: str | None = None,
     warmup_steps: int = 0,
 ) -> Step:
-    """``step(state, batch, key) -> (state, metrics)``: one update on one (global) batch.
+    """One update on one (global) batch, as a pure function.
 
-    A state with a memory compares the batch with it too, from step ``warmup_steps`` on. Metrics: ``loss``, ``active``
-    (share of valid terms with a loss above 0), ``triplets`` (how many terms were valid) and ``gradient_norm``. A batch
-    without a valid term has loss 0 and leaves only the optimiser's own motion.
+    Args:
+      apply: the head.
+      objective: what is summed over the batch, see ``fgis.learning.objectives``.
+      reduction: the sums of the global batch to a scalar.
+      optimizer: what moves the parameters.
+      axis_name: of the devices that share a batch; None for one device, or for arrays that the compiler shards.
+      warmup_steps: a state with a memory compares the batch with it too, from this step on.
+
+    Returns:
+      ``step(state, batch, key) -> (state, metrics)``. Metrics: ``loss``, ``active`` (share of valid terms with a loss
+      above 0), ``triplets`` (how many terms were valid) and ``gradient_norm``. A batch without a valid term has loss 0
+      and leaves only the optimiser's own motion.
     """
     loss = make_loss(apply, objective, reduction, axis_name, warmup_steps)
 

@@ -18,9 +18,18 @@ from jaxtyping import Array, Bool, Float, Int
 from fgis.base import Batch, TrainState
 from fgis.errors import UserError
 from fgis.learning.step import Step
+from fgis.streams import Stream, stream_key
 
 Fetch = Callable[[np.ndarray], np.ndarray]  # rows [...] -> features [..., f]; row -1 may hold anything finite
 Metrics = dict[str, np.ndarray]  # each [steps, r]
+
+
+class TrainingData(NamedTuple):
+    """The images that runs are trained on."""
+
+    features: Any  # [n, f] on the device, or a function that fetches rows (``Fetch``)
+    labels: Any  # [n] integers, of any values
+    coarse: Any = None  # [n] integers, where images have coarse labels
 
 
 class Runs(NamedTuple):
@@ -29,13 +38,6 @@ class Runs(NamedTuple):
     seeds: Int[Array, " r"]
     pools: Any  # what each run samples from: its class table, or its triplets
     starts: Any = ()  # what the runs begin with that depends on the images they may see
-
-
-class Known(NamedTuple):
-    """The labels of all images on the device: 0 ≤ label < classes, and the coarse ones where there are any."""
-
-    labels: Int[Array, " n"]
-    coarse: Int[Array, " n"] | None
 
 
 class Validation(NamedTuple):
@@ -53,63 +55,80 @@ class Recipe(NamedTuple):
     step: Step
     validation: Validation | None = None
     diagnose: Callable[..., dict[str, Array]] | None = None  # (params, last batch) -> scalars, at every record
+    # Runs by ``vmap``, or one after the other inside one program. None: ``vmap`` on accelerators, where a batch of
+    # small products fills the device, and in turn on a CPU, whose cores one run fills and whose caches many leave.
+    together: bool | None = None
 
 
 def train(
     recipe: Recipe,
     runs: Runs,
-    features: Float[Array, "n ..."] | Fetch,
-    labels: Int[np.ndarray, " n"],
+    data: TrainingData,
     *,
     steps: int,
     record_every: int,
-    coarse: Int[np.ndarray, " n"] | None = None,
     state: TrainState | None = None,
     on_record: Callable[[int, TrainState, Metrics], None] = lambda step, state, metrics: None,
-    together: bool | None = None,
 ) -> TrainState:
-    """Trains all runs up to ``steps`` and returns their states, stacked.
+    """Trains all runs up to ``steps``.
 
-    ``features`` are resident on the device, or a function that fetches rows (streamed with prefetch); the rows of a
-    given (seed, step) are the same. ``labels`` and ``coarse`` may be any integers; losses see them as 0, 1, 2, ... in
-    ascending order. ``on_record(step, state, metrics)`` is called every ``record_every`` steps and at the end, with the
-    per-step metrics [steps since the last record, r] and, where the recipe has them, ``validation_loss`` and the
-    diagnostics of the last batch, [1, r] each. ``state`` resumes, and is given up to the device (donated).
-    ``together``: by ``vmap``, or run after run inside one program. Without it ``vmap`` on accelerators, where a batch
-    of small products fills the device, and in turn on a CPU, whose cores one run fills and whose caches many leave.
+    Args:
+      recipe: what is done, see ``make_recipe``.
+      runs: the seeds and images of the runs, see ``make_runs``.
+      data: features, either resident on the device or streamed by a function, with prefetch; the rows of a given
+        (seed, step) are the same. Losses see labels as 0, 1, 2, ... in ascending order.
+      steps: the step to stop at; nothing is done where ``state`` is there already.
+      record_every: steps from one record to the next.
+      state: where to resume; it is given up to the device (donated). None begins anew.
+      on_record: called every ``record_every`` steps and at the end with (step, state, metrics): the per-step metrics
+        [steps since the last record, r] and, where the recipe has them, ``validation_loss`` and the diagnostics of the
+        last batch, [1, r] each.
+
+    Returns:
+      The states of all runs, stacked.
 
     Raises:
-      UserError: at a record, parameters are NaN or infinite; the state is given to nobody.
+      UserError: at a record, parameters are NaN or infinite; the state of that record is passed to nobody.
     """
-    together = jax.default_backend() != "cpu" if together is None else together
+    if recipe.together is None:
+        recipe = recipe._replace(together=jax.default_backend() != "cpu")
     state = init_states(recipe, runs) if state is None else state
-    known = Known(_dense(labels), None if coarse is None else _dense(coarse))
+    data = data._replace(labels=_dense(data.labels), coarse=None if data.coarse is None else _dense(data.coarse))
     start = int(state.step[0])
     while start < steps:
         stop = min(start - start % record_every + record_every, steps)
-        if callable(features):
-            state, log = _streamed_chunk(recipe, state, runs, features, known, start, stop, together)
+        if callable(data.features):
+            state, log = _streamed_chunk(recipe, state, runs, data, start, stop)
         else:
-            bounds = jnp.int32(start), jnp.int32(stop)
-            state, log = _chunk(recipe, state, runs, features, known, *bounds, record_every, together)
+            state, log = _chunk(recipe, state, runs, data, jnp.int32(start), jnp.int32(stop), record_every)
         metrics = {name: np.asarray(values)[:, : stop - start].T for name, values in log.items()}
-        if recipe.validation is not None:
-            losses = _validate(recipe.validation, state.params, runs, features, known, together)
-            metrics["validation_loss"] = np.asarray(losses)[None]
-        if recipe.diagnose is not None:
-            found = _diagnose(
-                recipe, recipe.diagnose, state.params, runs, features, known, jnp.int32(stop - 1), together
-            )
-            metrics |= {name: np.asarray(values)[None] for name, values in found.items()}
-        if lost := int((~np.asarray(_finite(state.params))).sum()):
-            # Said here, before anything is saved: miners pass over NaN, and the loss of no triplet is a harmless 0.
-            raise UserError(
-                f"training diverged: by step {stop}, {lost} of {len(runs.seeds)} runs have parameters that are NaN or "
-                "infinite; lower the learning rate (config.optimizer), and name another --workdir"
-            )
+        metrics |= _measure(recipe, state.params, runs, data, stop)
+        _refuse_divergence(state.params, stop)
         on_record(stop, state, metrics)
         start = stop
     return state
+
+
+def _measure(recipe: Recipe, params: Any, runs: Runs, data: TrainingData, stop: int) -> Metrics:
+    """What a recipe measures at a record."""
+    metrics = {}
+    if recipe.validation is not None:
+        batch = _take_rows(data, _validation_rows(recipe.validation, runs))
+        metrics["validation_loss"] = np.asarray(_validation_losses(recipe, params, batch))[None]
+    if recipe.diagnose is not None:
+        batch = _take_rows(data, _sample(recipe, runs, jnp.int32(stop - 1)))
+        metrics |= {name: np.asarray(values)[None] for name, values in _diagnoses(recipe, params, batch).items()}
+    return metrics
+
+
+def _refuse_divergence(params: Any, step: int) -> None:
+    """Before anything is saved: miners pass over NaN, and the loss of no triplet is a harmless 0."""
+    finite = np.asarray(_finite(params))
+    if not finite.all():
+        raise UserError(
+            f"training diverged: by step {step}, {int((~finite).sum())} of {len(finite)} runs have parameters that are "
+            "NaN or infinite; lower the learning rate"
+        )
 
 
 @jax.jit
@@ -118,7 +137,7 @@ def _finite(params: Any) -> Bool[Array, " r"]:
     return jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(axis=1) for x in jax.tree.leaves(params)]).all(axis=0)
 
 
-def _dense(labels: Int[np.ndarray, " n"]) -> Int[Array, " n"]:
+def _dense(labels: Any) -> Int[Array, " n"]:
     return jnp.asarray(np.unique(labels, return_inverse=True)[1], jnp.int32)
 
 
@@ -128,43 +147,40 @@ def init_states(recipe: Recipe, runs: Runs) -> TrainState:
     return jax.vmap(recipe.init)(runs.seeds, runs.starts)
 
 
-def _over_runs(function: Callable, together: bool, *stacked: Any) -> Any:
+def _over_runs(function: Callable, together: bool | None, *stacked: Any) -> Any:
     count = jax.tree.leaves(stacked)[0].shape[0]
     return jax.lax.map(lambda one: function(*one), stacked, batch_size=count if together else None)
 
 
 @jax.jit
-def _take(features: Array, known: Known, rows: Array) -> Batch:
+def _take(data: TrainingData, rows: Array) -> Batch:
     index = jnp.maximum(rows, 0)
-    labels, coarse = jax.tree.map(lambda x: x[index], known)
-    return Batch(features[index], labels, rows, coarse)
+    features, labels, coarse = jax.tree.map(lambda x: x[index], data)
+    return Batch(features, labels, rows, coarse)
 
 
-def _fetch_batch(fetch: Fetch, known: Known, rows: Array) -> Batch:
+def _take_rows(data: TrainingData, rows: Array) -> Batch:
+    """The batch of ``rows``, whether features are resident or fetched."""
+    if not callable(data.features):
+        return _take(data, rows)
     index = np.maximum(np.asarray(rows), 0)
-    labels, coarse = jax.tree.map(lambda x: x[index], known)
-    return Batch(jnp.asarray(fetch(index)), labels, rows, coarse)
-
-
-def _batch(features: Array | Fetch, known: Known, rows: Array) -> Batch:
-    return _fetch_batch(features, known, rows) if callable(features) else _take(features, known, rows)
+    labels, coarse = jax.tree.map(lambda x: x[index], (data.labels, data.coarse))
+    return Batch(jnp.asarray(data.features(index)), labels, rows, coarse)
 
 
 def _one_step(recipe: Recipe, state: TrainState, batch: Batch, seed: Array, step: Any) -> tuple[TrainState, Any]:
-    return recipe.step(state, batch, jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 4), step))
+    return recipe.step(state, batch, stream_key(seed, Stream.STEP, step))
 
 
-@partial(jax.jit, static_argnums=(0, 7, 8), donate_argnums=1)
+@partial(jax.jit, static_argnums=(0, 6), donate_argnums=1)
 def _chunk(
-    recipe: Recipe, state: TrainState, runs: Runs, features: Array, known: Known, start: Array, stop: Array,
-    record_every: int, together: bool,
-) -> tuple[TrainState, dict[str, Array]]:  # fmt: skip
+    recipe: Recipe, state: TrainState, runs: Runs, data: TrainingData, start: Array, stop: Array, record_every: int
+) -> tuple[TrainState, dict[str, Array]]:
     """Steps [start, stop) of all runs; the bounds are data, so that chunks of any length share one compilation."""
 
     def one_run(state: TrainState, seed: Array, pool: Any) -> tuple[TrainState, Any]:
         def one_step(state: TrainState, step: Array) -> tuple[TrainState, Any]:
-            batch = _take(features, known, recipe.sample(pool, seed, step))
-            return _one_step(recipe, state, batch, seed, step)
+            return _one_step(recipe, state, _take(data, recipe.sample(pool, seed, step)), seed, step)
 
         def body(step: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
             state, metrics = one_step(carry[0], step)
@@ -174,20 +190,20 @@ def _chunk(
         log = jax.tree.map(lambda x: jnp.zeros((record_every, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(start, stop, body, (state, log))
 
-    return _over_runs(one_run, together, state, runs.seeds, runs.pools)
+    return _over_runs(one_run, recipe.together, state, runs.seeds, runs.pools)
 
 
 def _streamed_chunk(
-    recipe: Recipe, state: TrainState, runs: Runs, fetch: Fetch, known: Known, start: int, stop: int, together: bool
+    recipe: Recipe, state: TrainState, runs: Runs, data: TrainingData, start: int, stop: int
 ) -> tuple[TrainState, dict[str, Array]]:
     """The same, one step per call, while a thread fetches the rows of the next ones."""
 
     def load(step: int) -> Batch:
-        return _fetch_batch(fetch, known, _sample(recipe, runs, jnp.int32(step)))
+        return _take_rows(data, _sample(recipe, runs, jnp.int32(step)))
 
     log = []
     for step, batch in zip(range(start, stop), _prefetch(load, start, stop), strict=True):
-        state, metrics = _streamed_step(recipe, state, batch, runs.seeds, jnp.int32(step), together)
+        state, metrics = _streamed_step(recipe, state, batch, runs.seeds, jnp.int32(step))
         log.append(metrics)
     return state, jax.tree.map(lambda *values: jnp.stack(values, axis=1), *log)
 
@@ -197,14 +213,15 @@ def _sample(recipe: Recipe, runs: Runs, step: Array) -> Int[Array, "r b"]:
     return jax.vmap(lambda seed, pool: recipe.sample(pool, seed, step))(runs.seeds, runs.pools)
 
 
-@partial(jax.jit, static_argnums=(0, 5), donate_argnums=1)
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _streamed_step(
-    recipe: Recipe, state: TrainState, batch: Batch, seeds: Array, step: Array, together: bool
+    recipe: Recipe, state: TrainState, batch: Batch, seeds: Array, step: Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    return _over_runs(lambda s, b, seed: _one_step(recipe, s, b, seed, step), together, state, batch, seeds)
+    return _over_runs(lambda s, b, seed: _one_step(recipe, s, b, seed, step), recipe.together, state, batch, seeds)
 
 
 def _prefetch(load: Callable[[int], Batch], start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
+    """``load(step)`` for each step, the next ``ahead`` of them begun beforehand on a thread."""
     with ThreadPoolExecutor(1) as pool:
         waiting = [pool.submit(load, step) for step in range(start, min(start + ahead, stop))]
         for step in range(start, stop):
@@ -213,31 +230,18 @@ def _prefetch(load: Callable[[int], Batch], start: int, stop: int, ahead: int = 
             yield waiting.pop(0).result()
 
 
-def _validate(
-    validation: Validation, params: Any, runs: Runs, features: Array | Fetch, known: Known, together: bool
-) -> Float[Array, " r"]:
-    batch = _batch(features, known, _validation_rows(validation, runs))
-    return _validation_losses(validation, params, batch, together)
-
-
 @partial(jax.jit, static_argnums=0)
 def _validation_rows(validation: Validation, runs: Runs) -> Int[Array, "r v"]:
     return jax.vmap(lambda seed, pool: validation.rows(pool, seed))(runs.seeds, runs.pools)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _validation_losses(validation: Validation, params: Any, batch: Batch, together: bool) -> Float[Array, " r"]:
-    return _over_runs(validation.loss, together, params, batch)
+@partial(jax.jit, static_argnums=0)
+def _validation_losses(recipe: Recipe, params: Any, batch: Batch) -> Float[Array, " r"]:
+    assert recipe.validation is not None
+    return _over_runs(recipe.validation.loss, recipe.together, params, batch)
 
 
-def _diagnose(
-    recipe: Recipe, diagnose: Callable, params: Any, runs: Runs, features: Array | Fetch, known: Known, step: Array,
-    together: bool,
-) -> dict[str, Float[Array, " r"]]:  # fmt: skip
-    batch = _batch(features, known, _sample(recipe, runs, step))
-    return _diagnoses(diagnose, params, batch, together)
-
-
-@partial(jax.jit, static_argnums=(0, 3))
-def _diagnoses(diagnose: Callable, params: Any, batch: Batch, together: bool) -> dict[str, Float[Array, " r"]]:
-    return _over_runs(diagnose, together, params, batch)
+@partial(jax.jit, static_argnums=0)
+def _diagnoses(recipe: Recipe, params: Any, batch: Batch) -> dict[str, Float[Array, " r"]]:
+    assert recipe.diagnose is not None
+    return _over_runs(recipe.diagnose, recipe.together, params, batch)
