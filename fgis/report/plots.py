@@ -22,8 +22,9 @@ CURVES = {
     "dead_units": "dead dimensions (share)",
 }
 INK = "#010203"  # stands for the page's text colour while a figure is drawn
-STYLE = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK),
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(INKED, INK),
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "font.family": "sans-serif",

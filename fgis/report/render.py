@@ -60,7 +60,8 @@ def _choices(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             listed = ", ".join(f"{key} {item}" for key, item in arguments.items())
             rows.append((group, value["name"] + (f": {listed}" if listed else "")))
         elif isinstance(value, Mapping):
-            rows.append((group, ", ".join(f"{key} {item}" for key, item in value.items() if key != "published")))
+            shown = ((key, item) for key, item in value.items() if key != "published" and item != "")
+            rows.append((group, ", ".join(f"{key} {item}" for key, item in shown)))
         else:
             rows.append((group, str(value)))
     return rows

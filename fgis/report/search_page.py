@@ -186,8 +186,8 @@ def document(result: SearchResult) -> dict[str, Any]:
 def text(result: SearchResult) -> str:
     """What the terminal shows of one query."""
     listed = [
-        (match.rank, visible(match.image_id), visible(show_label(match.label, match.label_name)), f"{match.distance:.4f}")
-        for match in result.matches
+        (m.rank, visible(m.image_id), visible(show_label(m.label, m.label_name)), f"{m.distance:.4f}")
+        for m in result.matches
     ]
     table = tabulate(listed, headers=("rank", "image id", "label", "distance"), disable_numparse=True)
     stages = ", ".join(f"{stage} {value:.0f}" for stage, value in result.milliseconds.items())

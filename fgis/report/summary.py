@@ -7,13 +7,10 @@ from tabulate import tabulate
 
 from fgis.report.tables import defined, distinguishable, make_cell, tables
 
-SCOPES = {  # by preference: what is not fitted to the objects at hand says most
-    "unseen_gallery": "On unseen objects (the heads were trained neither on the queries' objects nor on those of the "
-    "gallery)",
-    "unseen_objects": "On unseen objects (the heads were not trained on the queries' objects; the gallery is all "
-    "images)",
-    "closed_set": "On the objects that the heads were trained on (closed set; this report has no figures on unseen "
-    "objects)",
+SCOPES = {  # by preference: figures say most about new objects where nothing is fitted to what is searched
+    "unseen_gallery": "On unseen objects (neither the queries' objects nor those of the gallery were trained on)",
+    "unseen_objects": "On unseen objects (the queries' objects were not trained on; the gallery is all images)",
+    "closed_set": "On the objects that the heads were trained on (closed set; there are no figures on unseen objects)",
     "transfer": "On the images of another feature file than the one that the heads were trained on (transfer)",
 }
 
@@ -35,18 +32,18 @@ def paragraph(report: Mapping[str, Any]) -> str:
         return f"{SCOPES[name]}, no query has a value of {metric}, so the trained head cannot be compared."
     trained, frozen = (make_cell(evaluation[row][metric]).value for row in ("trained", "frozen"))
     sentences = [
-        f"{SCOPES[name]}, the trained head has a mean {metric} of {trained} and the frozen features have {frozen}: "
+        f"{SCOPES[name]}, the mean {metric} is {trained} with the trained head and {frozen} with the frozen features: "
         f"the head {_effect(difference)}."
     ]
     training = evaluation.get("difference_untrained", {}).get(metric)
     if defined(training):
         untrained = make_cell(evaluation["untrained"][metric]).value
-        sentences.append(f"Against the same head before training ({untrained}), training itself {_effect(training)}.")
+        sentences.append(f"Against the head before training ({untrained}), training itself {_effect(training)}.")
     wide = evaluations.get("unseen_objects", {}) if name == "unseen_gallery" else {}
     if defined(wide.get("difference", {}).get(metric)):
         sentences.append(
-            f"In the gallery of all {wide['gallery']} images, which holds the objects that the heads were trained on "
-            f"as well, the head {_effect(wide['difference'][metric])}."
+            f"In the gallery of all {wide['gallery']} images, which includes the objects that were trained on, the "
+            f"head {_effect(wide['difference'][metric])}."
         )
     return " ".join(sentences)
 
@@ -56,7 +53,7 @@ def _effect(difference: Mapping[str, Any]) -> str:
     cell, sign = make_cell(difference, signed=True), distinguishable(difference)
     if not cell.low:
         return f"changes it by {cell.value}, without an interval"
-    interval = f"(95 % interval of the difference {cell.low} to {cell.high})"
+    interval = f"(95 % interval {cell.low} to {cell.high})"
     if sign == 0:
         return f"changes it by {cell.value} {interval}, which cannot be distinguished from 0"
     direction = "raises" if sign > 0 else "lowers"

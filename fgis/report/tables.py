@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 TITLES = {
     "closed_set": "every image is a query, the gallery is all images, and the head was trained on all of them",
@@ -39,6 +39,7 @@ class Cell(NamedTuple):
     mark: str = ""  # ABOVE or BELOW: a difference whose interval excludes 0
 
     def __str__(self) -> str:
+        """The figure and its interval, as a terminal shows them."""
         return f"{self.value} [{self.low}, {self.high}]" if self.low else self.value
 
 
@@ -73,7 +74,7 @@ def distinguishable(value: Mapping[str, Any] | None) -> int:
     return int(low > ROUNDING) - int(high < -ROUNDING)
 
 
-def defined(value: Mapping[str, Any] | None) -> bool:
+def defined(value: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
     """Whether there is a figure: neither missing, nor null or NaN because no query has a value."""
     return value is not None and _finite(value["mean"])
 
@@ -140,5 +141,5 @@ def _missing(evaluation: Mapping[str, Any]) -> str:
     return f"{NONE}: no query has a value."
 
 
-def _finite(number: float | None) -> bool:
+def _finite(number: float | int | None) -> bool:
     return number is not None and math.isfinite(number)

@@ -1,32 +1,36 @@
-import json
-
 import numpy as np
 
-from fgis.report import records
+from fgis.report import contents
+from fgis.report.metrics_log import append_record, collapsed_runs, read_records, rewind_records
 
 
-def test_json_is_plain_and_whole(tmp_path):
-    path = tmp_path / "x.json"
-    content = {"a": (1, np.float32(0.5)), "b": float("nan"), "c": np.arange(3), "d": {"e": np.inf}}
-    records.write_json(path, content)
-    assert json.loads(path.read_text()) == {"a": [1, 0.5], "b": None, "c": [0, 1, 2], "d": {"e": None}}
-    assert records.read_json(path) == json.loads(path.read_text())
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_what_is_missing_or_damaged_reads_as_nothing(tmp_path):
-    (tmp_path / "half.json").write_text('{"a": [1,')
-    assert records.read_json(tmp_path / "half.json") is None
-    assert records.read_json(tmp_path / "none.json") is None
-
-
-def test_records_rewind_to_a_step_and_pass_over_a_half_written_line(tmp_path):
+def test_records_rewind_to_a_step_and_end_before_an_incomplete_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for step in (2, 4, 6):
-        records.append_record(path, {"step": step, "loss": np.array([0.5, np.nan])})
+        append_record(path, {"step": step, "loss": np.array([0.5, np.nan])})
     with path.open("a") as file:
         file.write('{"step": 8, "lo')
-    records.rewind_records(path, 4)
-    assert records.read_records(path) == [{"step": 2, "loss": [0.5, None]}, {"step": 4, "loss": [0.5, None]}]
-    records.rewind_records(path, 0)
+    assert [record["step"] for record in read_records(path)] == [2, 4, 6]
+    rewind_records(path, 4)
+    assert read_records(path) == [{"step": 2, "loss": [0.5, None]}, {"step": 4, "loss": [0.5, None]}]
+    assert [record["step"] for record in read_records(path, last_step=2)] == [2]
+    rewind_records(path, 0)
     assert path.read_text() == ""
+
+
+def test_a_missing_file_has_no_records_and_stays_missing(tmp_path):
+    rewind_records(tmp_path / "metrics.jsonl", 4)
+    assert read_records(tmp_path / "metrics.jsonl") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_collapsed_runs_are_those_of_the_last_record():
+    assert collapsed_runs([{"step": 1, "collapsed": [1.0, 1.0, 1.0]}, {"step": 2, "collapsed": [0.0, 1.0, 1.0]}]) == [
+        1,
+        2,
+    ]
+    assert collapsed_runs([]) == collapsed_runs([{"step": 1}]) == []
+
+
+def test_versions_name_python_and_the_packages_that_figures_depend_on():
+    assert list(contents.versions()) == ["python", "fgis", "jax", "flax", "optax", "orbax-checkpoint", "numpy"]

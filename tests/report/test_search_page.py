@@ -1,117 +1,150 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fgis.report import search_page
-from fgis.report.search_page import Answer, Found
+from fgis.report.fonts import choose_font
+from fgis.report.search_page import Match, SearchResult
 
 RED, BLUE, GREY = (200, 30, 10), (20, 40, 220), (240, 240, 240)
 NEAR, FAR, OPEN = (42, 157, 92), (209, 73, 91), (150, 150, 150)
 
 
-def found(threshold=0.25, nearest=0.125, pictures=True, count=2):
+def result(threshold=0.25, nearest=0.125, pictures=True, count=2):
     picture = Image.new("RGB", (400, 100), BLUE) if pictures else None
-    answers = [
-        Answer(1, "cups/<b>1.jpg", 7, 0.125, picture, None if threshold is None else True),
-        Answer(2, "cups/2.jpg", 8, 0.5, None, None if threshold is None else False),
-    ]  # fmt: skip
+    matches = [
+        Match(1, "cups/<b>1.jpg", 7, "<i>cup</i>", 0.125, picture, None if threshold is None else True),
+        Match(2, "cups/2.jpg", 8, "", 0.5, None, None if threshold is None else False),
+    ]
     query = Image.new("RGB", (50, 100), RED)
     milliseconds = {"decode": 1.234, "search": 20.0}
-    return Found("in/my.png", query, nearest, threshold, answers[:count], "nearest first", "2 images", milliseconds)
+    return SearchResult(
+        "in/my.png", query, nearest, threshold, matches[:count], "nearest first", "2 images", milliseconds
+    )
 
 
 @pytest.mark.parametrize(
     ("threshold", "nearest", "known", "words"),
     [
-        (0.25, 0.125, True, "the gallery knows this: nearest at 0.1250, threshold 0.2500"),
-        (0.25, 0.25, True, "the gallery knows this: nearest at 0.2500, threshold 0.2500"),
+        (0.25, 0.125, True, "the gallery has images like this: nearest at 0.1250, threshold 0.2500"),
+        (0.25, 0.25, True, "the gallery has images like this: nearest at 0.2500, threshold 0.2500"),
         (0.1, 0.125, False, "nothing like this in the gallery: nearest at 0.1250, threshold 0.1000"),
         (-3.0, -2.5, False, "nothing like this in the gallery: nearest at -2.5000, threshold -3.0000"),
-        (None, 0.125, True, "the gallery holds one object, so there is no threshold to judge by: nearest at 0.1250"),
+        (None, 0.125, True, "the gallery holds one object, so there is no threshold: nearest at 0.1250"),
     ],
 )
 def test_the_verdict_is_whether_the_nearest_is_within_the_threshold(threshold, nearest, known, words):
-    assert search_page.is_known(found(threshold, nearest)) is known
-    assert search_page.verdict(found(threshold, nearest)) == words
-    assert words[1:] in search_page.html(found(threshold, nearest))
+    assert search_page.is_known(result(threshold, nearest)) is known
+    assert search_page.verdict(result(threshold, nearest)) == words
+    assert words[1:] in search_page.html(result(threshold, nearest))
 
 
 def test_the_page_needs_no_other_file_and_shows_names_where_there_are_no_pictures():
-    page = search_page.html(found())
+    page = search_page.html(result())
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
-    assert page.count("data:image/jpeg") == 2  # the query and the first answer
+    assert page.count("data:image/jpeg") == 2  # the query and the first match
     assert page.index("my.png") < page.index("cups/&lt;b&gt;1.jpg") < page.index("cups/2.jpg")
     assert "cups/<b>" not in page
-    assert ("tile near" in page, "tile far" in page) == (True, True)
+    assert ("tile good" in page, "tile bad" in page) == (True, True)
+    assert "&lt;i&gt;cup&lt;/i&gt;" in page
+    assert "label 8" in page
+    assert "label 7" not in page  # it has a name
     assert "0.5000" in page
-    assert search_page.html(found(pictures=False)).count("data:image/jpeg") == 1
+    assert search_page.html(result(pictures=False)).count("data:image/jpeg") == 1
 
 
 def test_a_page_without_a_threshold_marks_no_tile():
-    page = search_page.html(found(threshold=None))
-    assert not re.search(r'class="tile (near|far)"', page)
-    assert "Green" not in page
-    assert 'class="verdict open"' in page
+    page = search_page.html(result(threshold=None))
+    assert not re.search(r'class="tile (good|bad)"', page)
+    assert "threshold of" not in page
+    assert 'class="verdict box"' in page
 
 
-def test_the_montage_shows_the_query_at_the_left_and_the_answers_in_order():
-    pixels = np.asarray(search_page.montage(found()))
-    assert pixels.shape == (12 + 2 * 200, (2 * 208 + 24) + 2 * 208 + 12, 3)
+def test_the_montage_shows_the_query_at_the_left_and_the_matchs_in_order():
+    pixels = np.asarray(search_page.montage(result()))
+    assert pixels.shape == (12 + 2 * 218, (2 * 208 + 24) + 2 * 208 + 12, 3)
     assert tuple(pixels[12 + 150, 12 + 200]) == RED  # the middle of the query
     assert tuple(pixels[12 + 150, 12 + 20]) == GREY  # beside it: the query is narrow, its aspect is kept
     assert tuple(pixels[12 + 75, 440 + 100]) == BLUE
     assert tuple(pixels[12 + 30, 440 + 100]) == GREY  # above the wide picture
-    assert tuple(pixels[12 + 75, 648 + 100]) == GREY  # the second answer has no picture, but a place
+    assert tuple(pixels[12 + 75, 648 + 100]) == GREY  # the second match has no picture, but a place
     assert [tuple(pixels[12, x]) for x in (12, 440, 648)] == [NEAR, NEAR, FAR]
-    assert (pixels[12 + 153 : 12 + 190, 440:640] < 100).any()  # rank, distance, name
+    assert (pixels[12 + 153 : 12 + 205, 440:640] < 100).any()  # rank, distance, name
 
 
 def test_the_montage_is_grey_without_a_threshold_and_has_rows_of_four():
-    pixels = np.asarray(search_page.montage(found(threshold=None)))
+    pixels = np.asarray(search_page.montage(result(threshold=None)))
     assert [tuple(pixels[12, x]) for x in (12, 440)] == [OPEN, OPEN]
-    twelve = found()._replace(answers=[found().answers[0]] * 12)
+    twelve = result()._replace(matches=[result().matches[0]] * 12)
     pixels = np.asarray(search_page.montage(twelve))
-    assert pixels.shape == (12 + 3 * 200, 440 + 4 * 208 + 12, 3)
+    assert pixels.shape == (12 + 3 * 218, 440 + 4 * 208 + 12, 3)
     assert all(
-        tuple(pixels[12 + 200 * row + 75, 440 + 208 * column + 100]) == BLUE for row in range(3) for column in range(4)
+        tuple(pixels[12 + 218 * row + 75, 440 + 208 * column + 100]) == BLUE for row in range(3) for column in range(4)
     )
-    assert search_page.montage(found(count=1)).size == (440 + 208 + 12, 12 + 2 * 200)
+    assert search_page.montage(result(count=1)).size == (440 + 208 + 12, 12 + 2 * 218)
 
 
 def test_a_long_name_keeps_its_end_within_the_tile():
-    wide = found()._replace(answers=[found().answers[0]._replace(image_id="x" * 100 + "/end.jpg")])
+    wide = result()._replace(matches=[result().matches[0]._replace(image_id="x" * 100 + "/end.jpg")])
     pixels = np.asarray(search_page.montage(wide))
     assert (pixels[:, 440 + 200 :] == 255).all()
-    shown = search_page._shorten("x" * 100 + "/end.jpg", search_page.ImageFont.load_default(13), 200)
+    shown = search_page._shorten(*choose_font("x" * 100 + "/end.jpg", 13), 200)
     assert re.fullmatch(r"\.\.\.x+/end\.jpg", shown)
 
 
 def test_files_are_the_page_and_with_pictures_the_montage(tmp_path):
-    page, montage = search_page.write_files(tmp_path / "my.photo", found())
+    page, montage = search_page.write_files(tmp_path / "my.photo", result())
     assert (page.name, montage.name) == ("my.photo.html", "my.photo.png")
-    assert Image.open(montage).size == search_page.montage(found()).size
-    assert search_page.write_files(tmp_path / "my.photo", found(pictures=False)) == [page]
+    assert Image.open(montage).size == search_page.montage(result()).size
+    assert search_page.write_files(tmp_path / "my.photo", result(pictures=False)) == [page]
     assert [path.name for path in tmp_path.iterdir()] == ["my.photo.html"]  # the montage of another search is gone
 
 
 def test_the_document_and_the_text_say_the_same():
-    document = json.loads(json.dumps(search_page.document(found())))
+    document = json.loads(json.dumps(search_page.document(result())))
     assert document == {
         "query": "in/my.png",
         "known": True,
         "threshold": 0.25,
         "results": [
-            {"rank": 1, "image_id": "cups/<b>1.jpg", "label": 7, "distance": 0.125},
-            {"rank": 2, "image_id": "cups/2.jpg", "label": 8, "distance": 0.5},
+            {"rank": 1, "image_id": "cups/<b>1.jpg", "label": 7, "label_name": "<i>cup</i>", "distance": 0.125},
+            {"rank": 2, "image_id": "cups/2.jpg", "label": 8, "label_name": "", "distance": 0.5},
         ],
         "milliseconds": {"decode": 1.23, "search": 20.0},
     }
-    assert search_page.document(found(threshold=None))["threshold"] is None
-    lines = search_page.text(found()).splitlines()
-    assert lines[0] == "in/my.png: the gallery knows this: nearest at 0.1250, threshold 0.2500"
+    assert search_page.document(result(threshold=None))["threshold"] is None
+    lines = search_page.text(result()).splitlines()
+    assert lines[0] == "in/my.png: the gallery has images like this: nearest at 0.1250, threshold 0.2500"
     assert [line.split() for line in lines[4:6]] == [
-        ["1", "cups/<b>1.jpg", "7", "0.1250"], ["2", "cups/2.jpg", "8", "0.5000"],
+        ["1", "cups/<b>1.jpg", "<i>cup</i>", "0.1250"], ["2", "cups/2.jpg", "label", "8", "0.5000"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/a.jpg", "x/b.jpg"], ["a", "b"]),
+        (["x/a.jpg", "x/a.png"], ["a.jpg", "a.png"]),
+        (["x/a.jpg", "y/a.jpg"], ["a.jpg", "a.jpg-2"]),
+        (["a.jpg", "A.JPG"], ["a.jpg", "A.JPG-2"]),  # one file on some file systems
+        (["a.jpg", "a.png", "a.jpg.gif"], ["a.jpg", "a.png", "a.jpg-2"]),
+        (["a.jpg", "a.jpg"], ["a"]),
+        (["x" * 300 + "1.jpg", "x" * 300 + "2.jpg"], ["x" * 200, "x" * 200 + "-2"]),
+    ],
+)
+def test_each_query_has_a_page_name_of_its_own(paths, names):
+    found = search_page.page_names([Path(path) for path in paths])
+    assert list(found) == list(dict.fromkeys(map(Path, paths)))
+    assert list(found.values()) == names
+
+
+def test_names_of_files_that_are_no_text_are_written(tmp_path):
+    odd = result()._replace(path="in/b\udcff\n写.png")
+    name = search_page.page_names([Path(odd.path)])[Path(odd.path)]
+    page, _ = search_page.write_files(tmp_path / name, odd)
+    assert "b\\udcff\\n写.png" in page.read_text("utf-8")
+    assert search_page.text(odd).startswith("in/b\\udcff\\n写.png: ")

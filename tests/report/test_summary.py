@@ -1,40 +1,85 @@
+import pytest
+
 from fgis.report import summary
+from tests.report import reports
+from tests.report.reports import GAIN, LOSS, NULL, UNDEFINED, evaluation, report
+
+SIGNED = {
+    "gain": "raises it by 0.2500 (95 % interval +0.1250 to +0.5000), which is distinguishable from 0",
+    "loss": "lowers it by 0.2500 (95 % interval -0.5000 to -0.1250), which is distinguishable from 0",
+    "null": "changes it by +0.2500 (95 % interval -0.1250 to +0.5000), which cannot be distinguished from 0",
+}
 
 
-def report():
-    row = {"ns_score": {"mean": 3.5, "ci95": [3.25, 3.75]}, "map@r": {"mean": None, "ci95": [None, None]}}
-    evaluation = {"queries": 8, "gallery": 9, "without_relatives": 2, **dict.fromkeys(summary.ROWS, row)}
-    published = [["VGG16", "closed_set", "ns_score", 3.787]]
-    return {"config": {"evaluation": {"published": published}}, "evaluations": {"closed_set": evaluation}}
+@pytest.mark.parametrize(
+    ("difference", "training", "effect", "of_training"),
+    [(GAIN, NULL, "gain", "null"), (LOSS, GAIN, "loss", "gain"), (NULL, LOSS, "null", "loss")],
+)
+def test_the_paragraph_says_what_the_head_adds_and_how_much_of_it_training_does(
+    difference, training, effect, of_training
+):
+    words = summary.paragraph(report(unseen_gallery=evaluation(difference, training)))
+    assert words == (
+        "On unseen objects (neither the queries' objects nor those of the gallery were trained on), the mean ns_score "
+        f"is 3.7500 with the trained head and 3.5000 with the frozen features: the head {SIGNED[effect]}. "
+        f"Against the head before training (3.2500), training itself {SIGNED[of_training]}."
+    )
 
 
-def test_tables_have_published_frozen_and_trained_rows():
-    ((title, header, rows),) = summary.tables(report())
-    assert "8 queries, gallery of 9, 2 without relatives left out" in title
-    assert header == ["", "ns_score", "map@r"]
-    assert rows == [
-        ["VGG16", "3.787", "–"],
-        ["frozen features", "3.5000 [3.2500, 3.7500]", "–"],
-        ["head before training", "3.5000 [3.2500, 3.7500]", "–"],
-        ["trained head", "3.5000 [3.2500, 3.7500]", "–"],
-        ["frozen features, re-ranked", "3.5000 [3.2500, 3.7500]", "–"],
-        ["trained head, re-ranked", "3.5000 [3.2500, 3.7500]", "–"],
-        ["trained − frozen, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
-        ["trained − untrained, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
-        ["re-ranked − trained, paired", "+3.5000 [+3.2500, +3.7500]", "–"],
-    ]
-    assert "3.5000 [3.2500, 3.7500]" in summary.text(report())
+def test_the_gallery_of_unseen_objects_comes_first_and_that_of_all_images_is_named_as_such():
+    words = summary.paragraph(
+        report(closed_set=evaluation(LOSS), unseen_objects=evaluation(GAIN), unseen_gallery=evaluation(NULL))
+    )
+    first, second = words.split(". In the gallery")
+    assert first.endswith(SIGNED["null"])
+    assert second == (f" of all 9 images, which includes the objects that were trained on, the head {SIGNED['gain']}.")
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("unseen_objects", "On unseen objects (the queries' objects were not trained on; the gallery is all images), "),
+        ("closed_set", "On the objects that the heads were trained on (closed set; there are no figures on unseen"),
+        ("transfer", "On the images of another feature file than the one that the heads were trained on (transfer), "),
+    ],
+)
+def test_other_evaluations_are_named_as_what_they_are(name, start):
+    words = summary.paragraph(report(**{name: evaluation(GAIN)}))
+    assert words.startswith(start)
+    assert words.endswith(f"the head {SIGNED['gain']}.")  # nothing is said of training without its figure
+    assert "before training" not in words
+
+
+def test_the_first_metric_is_the_one_that_is_described():
+    one = evaluation(GAIN, metric="recall@1")
+    for row in ("frozen", "untrained", "trained", "difference"):
+        one[row]["map@r"] = LOSS
+    assert "the mean recall@1 is 3.7500" in summary.paragraph(report(unseen_objects=one))
+
+
+def test_without_figures_nothing_is_compared():
+    words = summary.paragraph(report(closed_set=evaluation(UNDEFINED)))
+    assert words.endswith("no query has a value of ns_score, so the trained head cannot be compared.")
+    words = summary.paragraph(report(triplets=evaluation(GAIN)))
+    assert words == "This report has no ranking by the trained head to compare with one by the frozen features."
+    words = summary.paragraph(report(closed_set=evaluation(reports.figure(0.25, None, None))))
+    assert words.endswith("the head changes it by +0.2500, without an interval.")
+
+
+def test_the_text_is_the_paragraph_and_the_tables():
+    found = report(closed_set=evaluation(GAIN), transfer=evaluation(UNDEFINED, without_relatives=8))
+    text = summary.text(found)
+    assert text.startswith(summary.paragraph(found) + "\n")
+    assert "closed set: every image is a query" in text
+    lines = [line.split("  ") for line in text.splitlines()]
+    assert ["trained head", "3.7500 [3.5000, 4.0000]"] in [[cell.strip() for cell in line if cell] for line in lines]
+    assert "so there is nothing to score." in text
+    assert "nan" not in text
 
 
 def test_collapsed_runs_are_named_and_healthy_ones_are_not_mentioned():
-    history = [{"step": 1, "collapsed": [1.0, 1.0, 1.0]}, {"step": 2, "collapsed": [0.0, 1.0, 1.0]}]
-    assert summary.collapsed(history) == [1, 2]
-    assert summary.collapsed([]) == summary.collapsed([{"step": 1}]) == []
-    choices = {"miner": {"name": "hard_negatives"}, "loss": {"name": "triplet"}}
-    found = report() | {"collapsed": [[0, -1], [3, 2]]}
-    found["config"] |= choices
-    text = summary.text(found)
+    found = report(closed_set=evaluation(GAIN))
+    text = summary.text(found | {"collapsed": [[0, -1], [3, 2]]})
     assert text.startswith("COLLAPSED: 2 runs (seed 0, seed 3 fold 2) ended")
     assert "hard_negatives" in text
-    assert "COLLAPSED" not in summary.text(report())
-    assert "COLLAPSED" not in summary.text(found | {"collapsed": []})
+    assert "COLLAPSED" not in summary.text(found)
