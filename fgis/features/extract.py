@@ -75,10 +75,10 @@ def check_settings(settings: Settings) -> None:
             raise ValueError(f"{name}: {value!r} is unknown; {nearest(str(value), table)}")
     require(Settings, weights=settings.weights, on_bad_image=settings.on_bad_image, batch_size=settings.batch_size)
     sizes = store.image_sizes(settings.image_size)
-    if not sizes or min(min(size) for size in sizes) < backbone.smallest:
+    if min(min(size) for size in sizes) < backbone.smallest:
         raise ValueError(
-            f"image_size: {settings.image_size!r} found; write (height, width) or a list of such, at least "
-            f"{backbone.smallest} each for {settings.backbone}"
+            f"image_size: {settings.image_size!r} found; write sides of at least {backbone.smallest} for "
+            f"{settings.backbone}"
         )
     if len(sizes) > 1 and settings.pooling == "spatial":
         raise ValueError("pooling: 'spatial' maps of several image sizes cannot be summed; pool them")

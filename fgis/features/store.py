@@ -69,14 +69,18 @@ def image_sizes(image_size: Any) -> tuple[tuple[int, int], ...]:
     """One (height, width), or a list of such, as a tuple of sizes.
 
     Raises:
-      ValueError: ``image_size`` is neither, or a side is below 1.
+      ValueError: ``image_size`` is neither, or a side is no whole number of at least 1.
 
     >>> image_sizes([224, 320]), image_sizes([(96, 96), (128, 160)])
     (((224, 320),), ((96, 96), (128, 160)))
     """
-    with suppress(TypeError, ValueError):
-        sizes = [image_size] if isinstance(image_size[0], int) else image_size
-        return tuple((conform(Count, height), conform(Count, width)) for height, width in sizes)
+    sizes = json_types(image_size)
+    if isinstance(sizes, list) and sizes and not isinstance(sizes[0], list):
+        sizes = [sizes]
+    with suppress(ValueError):
+        sizes = conform(tuple[tuple[Count, ...], ...], sizes)
+        if sizes and all(len(size) == 2 for size in sizes):
+            return sizes
     raise ValueError(f"image_size: {image_size!r} found; write (height, width) or a list of such")
 
 

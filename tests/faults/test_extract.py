@@ -15,7 +15,7 @@ from fgis.features.store import load_features
 PROGRAM = """
 import sys, time
 from fgis.features.collection import load_collection
-from fgis.features.extract import extract
+from fgis.features.extract import Settings, extract
 
 images, path, delay = sys.argv[1], sys.argv[2], float(sys.argv[3])
 collection = load_collection("folder", images)
@@ -24,8 +24,8 @@ def slow(row):
     time.sleep(delay)
     return collection.read(row)
 
-settings = dict(backbone="mobilenet_075", weights="none", image_size=(64, 64), batch_size=2)
-extract(collection._replace(read=slow), path, **settings)
+settings = Settings("mobilenet_075", (64, 64), weights="none", batch_size=2)
+extract(collection._replace(read=slow), path, settings)
 """
 
 
@@ -43,7 +43,7 @@ def test_killed_at_any_time_it_ends_with_the_same_bytes(tmp_path):
         Image.fromarray(rng.integers(0, 256, (50, 70, 3)).astype(np.uint8)).save(place)
     images, whole, path = tmp_path / "images", tmp_path / "whole.h5", tmp_path / "x.h5"
     undisturbed = start(images, whole, 0)
-    partial, sizes = tmp_path / "x.h5.partial", []
+    partial, sizes = tmp_path / "x.h5.journal.partial", []
     for _ in range(2):  # each time after one more batch at least
         victim = start(images, path, 0.15)
         before, deadline = partial.stat().st_size if partial.exists() else 1000, time.monotonic() + 60

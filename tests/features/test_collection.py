@@ -1,4 +1,4 @@
-"""Listings by hand on small trees, decoding of every kind of file, and the errors of each collection."""
+"""Listings by hand on small trees, headers, hidden files, Unicode in names, and the errors of each collection."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fgis.errors import UserError
-from fgis.features.collection import COLLECTIONS, fingerprint, load_collection, read_image
+from fgis.features.collection import COLLECTIONS, fingerprint, load_collection, picture_finder, row_finder
 
 RED, BLUE = (200, 10, 20), (20, 10, 200)
 
@@ -18,22 +18,69 @@ def save(path, colour=RED, size=(4, 3), **options):
 
 
 def test_folder(tmp_path):
-    for name in ("b/2.png", "b/1.png", "a/deep/er.PNG", "c c/x.png"):
+    for name in ("b/2.png", "b/1.png", "a/deep/er.PNG", "c c/x.png", "logo.png/z.png", "a/deep.jpg/y.png"):
         save(tmp_path / name)
-    save(tmp_path / ".hidden" / "x.png")
     (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
     found = load_collection("folder", str(tmp_path))
-    assert found.image_ids.tolist() == ["a/deep/er.PNG", "b/1.png", "b/2.png", "c c/x.png"]
-    assert found.labels.tolist() == [0, 1, 1, 2]
+    assert found.image_ids.tolist() == [
+        "a/deep.jpg/y.png", "a/deep/er.PNG", "b/1.png", "b/2.png", "c c/x.png", "logo.png/z.png"
+    ]  # fmt: skip
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 4]
     assert found.labels.dtype == np.int64
     assert found.coarse is None
+    assert found.label_names == ("a", "b", "c c", "empty", "logo.png")
+
+
+def test_hidden_files_are_ignored_at_every_depth(tmp_path):
+    hidden = (".hidden/x.png", "a/.x.png", "a/._1.png", "a/.cache/x.png", "a/deep/.git/more/x.png", "._stray.png")
+    for name in ("a/1.png", "a/deep/2.png", *hidden):
+        save(tmp_path / name)
+    found = load_collection("folder", str(tmp_path))
+    assert found.image_ids.tolist() == ["a/1.png", "a/deep/2.png"]
+    assert found.label_names == ("a",)
+    save(tmp_path / "._ukbench00001.jpg")
+    save(tmp_path / "ukbench00002.jpg")
+    assert load_collection("ukbench", str(tmp_path)).image_ids.tolist() == ["ukbench00002.jpg"]
 
 
 def test_folder_refuses_what_it_would_leave_out(tmp_path):
     save(tmp_path / "a" / "1.png")
     save(tmp_path / "stray.png")
-    with pytest.raises(UserError, match=r"'stray.png' first of 1"):
+    with pytest.raises(ValueError, match=r"^images: .*'stray.png' first of 1"):
         load_collection("folder", str(tmp_path))
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9.png", "cafe\u0301.png"
+
+
+def test_rows_in_the_other_normalisation():
+    find = row_finder(np.array(["tea.png", DECOMPOSED]))
+    assert [find(name) for name in ("tea.png", COMPOSED, DECOMPOSED, "caf.png")] == [0, 1, 1, None]
+    both = row_finder([DECOMPOSED, COMPOSED])  # two files on most systems
+    assert [both(DECOMPOSED), both(COMPOSED)] == [0, 1]
+
+
+@pytest.mark.parametrize(("stored", "written"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_pictures_in_the_other_normalisation(tmp_path, stored, written):
+    save(tmp_path / "a" / stored, BLUE)
+    picture = picture_finder(load_collection("folder", str(tmp_path)))
+    assert picture(f"a/{written}").getpixel((0, 0)) == picture(f"a/{stored}").getpixel((0, 0)) == BLUE
+    (tmp_path / "list.csv").write_text(f"title,any\na/{written},1\n", encoding="utf-8")
+    listed = load_collection("csv", str(tmp_path / "list.csv"))
+    assert listed.image_ids.tolist() == [f"a/{written}"]
+    assert listed.read(0).getpixel((0, 0)) == BLUE
+
+
+def test_no_picture(tmp_path):
+    save(tmp_path / "a" / "1.png", BLUE)
+    save(tmp_path / "a" / "2.png")
+    collection = load_collection("folder", str(tmp_path))
+    (tmp_path / "a" / "2.png").write_text("damaged since")
+    picture = picture_finder(collection)
+    assert picture("a/1.png").getpixel((0, 0)) == BLUE
+    assert picture("a/2.png") is None
+    assert picture("1.png") is None
 
 
 @pytest.mark.parametrize("under", ["", "full"])
@@ -55,35 +102,60 @@ def test_grocerystore(tmp_path):
     found = load_collection("grocerystore", str(tmp_path))
     assert found.image_ids.tolist() == ["train/a, b.jpg", "train/c.jpg", "test/d.jpg"]
     assert found.labels.tolist() == [7, 0, 80]
+    assert found.label_names is None
     assert found.coarse.tolist() == [3, 0, 42]
     assert found.coarse.dtype == np.int64
     (tmp_path / "val.txt").write_text("val/e.jpg, 1, 1\nval/f.jpg, apple\n")
-    with pytest.raises(UserError, match=r"val.txt:2: found 'val/f.jpg, apple'"):
+    with pytest.raises(UserError, match=r"^/.*val.txt:2: found 'val/f.jpg, apple'"):
         load_collection("grocerystore", str(tmp_path))
     (tmp_path / "val.txt").unlink()
-    with pytest.raises(UserError, match=r"has no val.txt"):
+    with pytest.raises(ValueError, match=r"^images: .* has no val.txt"):
         load_collection("grocerystore", str(tmp_path))
     (tmp_path / "val.txt").write_text("val/e.jpg, 7, 4\n")
-    with pytest.raises(UserError, match=r"label '7' has coarse labels '3' \(image 'train/a, b.jpg'\) and '4'"):
+    with pytest.raises(UserError, match=r"^/.*val.txt:1: label '7' has coarse label '4' .*, but '3' at .*train.txt:1"):
         load_collection("grocerystore", str(tmp_path))
+
+
+def test_grocerystore_class_names(tmp_path):
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}/a.jpg, {len(name) - 3}, 0\n")  # labels 2, 0 and 1
+    names, header = tmp_path / "classes.csv", "Class Name (str),Class ID (int),Coarse Class Name (str)\n"
+    names.write_text(header + 'Pear,2,Fruit\nKiwi,0,Fruit\n\n"Lime, green",1,Fruit\n')
+    assert load_collection("grocerystore", str(tmp_path)).label_names == ("Kiwi", "Lime, green", "Pear")
+    for text, message in (
+        (header + "Kiwi,0\nPear,2\n", "classes.csv: no class has id 1"),
+        (header + "Kiwi,0\nLime,1\n", "classes.csv: no class has id 2"),
+        (header + "Kiwi,0\nLime,0\n", "classes.csv:3: class name 'Lime' and id '0'"),
+        (header + "Kiwi,zero\n", "classes.csv:2: class name 'Kiwi' and id 'zero'"),
+        (header + "Kiwi\n", "classes.csv:2: class name 'Kiwi' and id ''"),
+        ("Kiwi,0\n", "classes.csv:1: found 'Kiwi,0'; the first line must name the columns"),
+        ("", "classes.csv:1: found ''"),
+    ):
+        names.write_text(text)
+        with pytest.raises(UserError, match=rf"^/.*{message}"):
+            load_collection("grocerystore", str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("text", "labels"),
+    ("text", "labels", "names"),
     [
-        ("path,label\na.png,5\n\n./b/c.png,-2\n", [5, -2]),  # header, integers as they are
-        ("a.png,pear\r\nb/c.png, apple \r\n", [1, 0]),  # names in sorted order
-        ("\ufeffa.png,1\nb/c.png,x\n", [0, 1]),  # one name makes all of them names
-        (f"a.png,{2**63 - 1}\nb/c.png,-{2**63 - 1}\n", [2**63 - 1, 1 - 2**63]),
-        (f"a.png,{2**63}\nb/c.png,1\n", [1, 0]),  # a number too large for 64 bits is a name
+        ("path,label\na.png,5\n\n./b/c.png,-2\n", [5, -2], None),  # header, integers as they are
+        ("a.png,pear\r\nb/c.png, apple \r\n", [1, 0], ("apple", "pear")),  # names in sorted order
+        ("\ufeffa.png,1\nb/c.png,x\n", [0, 1], ("1", "x")),  # one name makes all of them names
+        (f"a.png,{2**63 - 1}\nb/c.png,-{2**63 - 1}\n", [2**63 - 1, 1 - 2**63], None),
+        (f"a.png,{2**63}\nb/c.png,1\n", [1, 0], ("1", str(2**63))),  # a number too large for 64 bits is a name
+        ("\nImage,Label\na.png,1\nb/c.png,2\n", [1, 2], None),
+        ("filename,class\na.png,1\nb/c.png,2\n", [1, 2], None),
+        ("photo,object\na.png,1\nb/c.png,2\n", [1, 2], None),  # no file of that name, but one in the second line
     ],
 )
-def test_csv(tmp_path, text, labels):
+def test_csv(tmp_path, text, labels, names):
     (tmp_path / "list.csv").write_text(text, encoding="utf-8", newline="")
     save(tmp_path / "a.png", BLUE)
     found = load_collection("csv", str(tmp_path / "list.csv"))
     assert found.image_ids.tolist() == ["a.png", "b/c.png"]
     assert found.labels.tolist() == labels
+    assert found.label_names == names
     assert found.coarse is None
     assert found.read(0).getpixel((0, 0)) == BLUE
     with pytest.raises(FileNotFoundError):
@@ -96,7 +168,7 @@ def test_csv(tmp_path, text, labels):
         ("Path,Label,Coarse\na,5,9\nb,-2,-7\n\nc,+5,09\n", [5, -2, 5], [9, -7, 9]),  # each spelling of a number
         ("a,kiwi,fruit\nb,pear, fruit\nc,cup,dish\n", [1, 2, 0], [1, 1, 0]),  # each column in its own sorted order
         ("a,7,fruit\nb,3,dish\nc,3,dish\n", [7, 3, 3], [1, 0, 0]),
-        ("path,label,other\na,x,1\nb,x,1\n", [0, 1, 1], [1, 0, 0]),  # no header: an image called path
+        ("path,object,other\na,x,1\nb,x,1\n", [0, 0], [1, 1]),  # the words of the other columns are free
     ],
 )
 def test_csv_with_coarse_labels(tmp_path, text, labels, coarse):
@@ -105,6 +177,21 @@ def test_csv_with_coarse_labels(tmp_path, text, labels, coarse):
     assert found.labels.tolist() == labels
     assert found.coarse.tolist() == coarse
     assert found.coarse.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gone.png,1\nhere.png,2\n",  # an image that is missing is no header
+        "gone,1\ngone too,2\n",  # nor is an unknown word where the second file is missing as well
+        "path,1\nhere.png,2\n",  # nor is a file
+    ],
+)
+def test_csv_without_header(tmp_path, text):
+    save(tmp_path / "here.png")
+    save(tmp_path / "path", format="PNG")
+    (tmp_path / "list.csv").write_text(text)
+    assert load_collection("csv", str(tmp_path / "list.csv")).labels.tolist() == [1, 2]
 
 
 def test_fingerprint_tells_collections_apart(tmp_path):
@@ -129,82 +216,46 @@ def test_fingerprint_tells_collections_apart(tmp_path):
         ("path,label\na.png,1,2\n", r"list.csv:2: found 'a.png,1,2'"),
         ("path,label,coarse\na.png,1\n", r"list.csv:2: found 'a.png,1'"),
         ("a.png,1,2\nb.png,2,\n", r"list.csv:2: found 'b.png,2,'"),
-        ("path,label,coarse\n", "no line in"),
+        ("path,label,coarse\n", "^images: no image in"),
         (
             "a,cup,dish\nb,pear,fruit\nc,cup,toy\n",
-            r"in .*list.csv, label 'cup' has coarse labels 'dish' \(image 'a'\) and 'toy' \(image 'c'\); give all",
+            r"list.csv:3: label 'cup' has coarse label 'toy' \(image 'c'\), but 'dish' at .*:1 \(image 'a'\); give all",
         ),
-        ("a,1,5\nb,01,6\n", r"label '01' has coarse labels '5' .* and '6'"),  # the same number
+        ("a,1,5\nb,01,6\n", r"list.csv:2: label '01' has coarse label '6' .*, but '5' at"),  # the same number
         ("a.png,1\nb.png,\n", r"list.csv:2"),
-        ("path,label\n", "no line in"),
-        ("a.png,1\nb.png,2\na.png,1\n", "'a.png' is listed twice"),
-        ("a.png,1\n\xff\x00".encode("latin-1"), "not a CSV file"),
+        ("path,label\n", "^images: no image in"),
+        ("a.png,1\nb.png,2\na.png,1\n", "list.csv:3: image 'a.png' is listed twice, first at .*list.csv:1"),
+        ("a.png,1\n\xff\x00".encode("latin-1"), "list.csv: cannot be read as text in UTF-8"),
+        ('a.png,1\n"b.png,2\n', "list.csv:2: not CSV"),
     ],
 )
 def test_csv_errors(tmp_path, text, message):
     (tmp_path / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(ValueError, match=message) as error:
         load_collection("csv", str(tmp_path / "list.csv"))
+    assert isinstance(error.value, UserError) != str(error.value).startswith("images: ")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)
 def test_nothing_there(tmp_path, name):
-    with pytest.raises(UserError, match=r"^config\.features\.images: "):
+    with pytest.raises(ValueError, match=r"^images: "):
         load_collection(name, str(tmp_path / "gone"))
-    with pytest.raises(UserError, match=r"^config\.features\.images: "):
+    with pytest.raises(ValueError, match=r"^images: "):
         load_collection(name, str(tmp_path))
-    with pytest.raises(UserError, match=r"^config\.features\.images: empty"):
+    with pytest.raises(ValueError, match=r"^images: empty"):
         load_collection(name, "")
 
 
+def test_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "photos" / "a" / "1.png")
+    assert load_collection("folder", "~/photos").image_ids.tolist() == ["a/1.png"]
+
+
 def test_unknown_collection():
-    with pytest.raises(
-        UserError, match=r"config.features.collection: 'ukbnch' is unknown; take one of folder, ukbench"
-    ):
+    with pytest.raises(ValueError, match=r"^collection: 'ukbnch' is unknown; did you mean 'ukbench'\?"):
         load_collection("ukbnch", "x")
-
-
-def test_decoding_makes_upright_rgb(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its left side: upright is 90 degrees clockwise
-    sideways = Image.new("RGB", (40, 20), BLUE)
-    sideways.paste(RED, (0, 0, 20, 20))
-    sideways.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    upright = read_image(tmp_path / "turned.jpg")
-    assert upright.size == (20, 40)
-    assert upright.getpixel((10, 5)) == pytest.approx(RED, abs=4)
-    assert upright.getpixel((10, 35)) == pytest.approx(BLUE, abs=4)
-
-
-def test_decoding_of_other_modes(tmp_path):
-    def pixel(name, image, **options):
-        image.save(tmp_path / name, **options)
-        read = read_image(tmp_path / name)
-        assert (read.mode, read.size) == ("RGB", image.size)
-        return read.getpixel((1, 0))
-
-    assert pixel("grey.png", Image.new("L", (3, 2), 77)) == (77, 77, 77)
-    sixteen = np.full((2, 3), 257 * 200, np.uint16)
-    assert pixel("sixteen.png", Image.fromarray(sixteen)) == (200, 200, 200)
-    assert pixel("sixteen.tif", Image.fromarray(sixteen)) == (200, 200, 200)
-    assert pixel("palette.gif", Image.new("RGB", (3, 2), RED).quantize(4)) == pytest.approx(RED, abs=2)
-    assert pixel("cmyk.jpg", Image.new("CMYK", (3, 2), (0, 255, 255, 0))) == pytest.approx((255, 0, 0), abs=4)
-    assert pixel("clear.png", Image.new("RGBA", (3, 2), (0, 0, 0, 0))) == (255, 255, 255)
-    half = pixel("half.png", Image.new("RGBA", (3, 2), (0, 0, 0, 51)))  # one fifth black on white
-    assert half == pytest.approx((204, 204, 204), abs=1)
-    frames = [Image.new("RGB", (3, 2), colour) for colour in (RED, BLUE)]
-    assert pixel("moving.webp", frames[0], save_all=True, append_images=frames[1:], lossless=True) == RED
-    with pytest.raises(ValueError, match="floating-point"):
-        pixel("float.tif", Image.new("F", (3, 2), 0.5))
-
-
-def test_truncated_image_is_an_error(tmp_path):
-    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "x.jpg")
-    data = (tmp_path / "x.jpg").read_bytes()
-    (tmp_path / "x.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(OSError, match="truncated"):
-        read_image(tmp_path / "x.jpg")
 
 
 def test_tfds_split_without_tensorflow(tmp_path):
@@ -216,7 +267,7 @@ def test_tfds_split_without_tensorflow(tmp_path):
         code_path = None  # looked up through a package that only other data sets need
 
         def _info(self):
-            label = tfds.features.ClassLabel(num_classes=9)
+            label = tfds.features.ClassLabel(names=[f"class {i}" for i in range(9)])
             features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": label})
             return tfds.core.DatasetInfo(builder=self, features=features)
 
@@ -232,13 +283,14 @@ def test_tfds_split_without_tensorflow(tmp_path):
     builder.download_and_prepare()
     found = load_collection("tfds", f"{builder.data_dir}@test")
     assert sorted(found.labels.tolist()) == [4, 5, 6]
+    assert found.label_names == tuple(f"class {i}" for i in range(9))
     for row in range(3):
         image = found.read(row)
         assert image.size == (5, 2)
         assert image.getpixel((0, 0))[0] == 50 * (found.labels[row] - 4)
-    with pytest.raises(UserError, match=r"array_record"):
+    with pytest.raises(ValueError, match=r"^images: .*array_record"):
         load_collection("tfds", f"{builder.data_dir}@validation")
     info = builder.data_path / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match=r"made with download_and_prepare\(file_format='array_record'\)"):
+    with pytest.raises(ValueError, match=r"made with download_and_prepare\(file_format='array_record'\)"):
         load_collection("tfds", f"{builder.data_dir}@test")

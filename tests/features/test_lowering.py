@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fgis.features import backbones
+from fgis.features.backbones import BACKBONES, keras_applications, load_backbone
 from fgis.features.lowering import depthwise, lower_convolutions
 
 pytestmark = pytest.mark.slow
@@ -116,7 +116,7 @@ def test_loops_and_unused_equations():
 
 
 def test_whole_network_equals_xla():
-    apply, params, _ = backbones.load_backbone("mobilenet_v2", "none")
+    apply, params, _ = load_backbone("mobilenet_v2", "none")
     images = np.random.default_rng(3).integers(0, 256, (1, 75, 61, 3)).astype(np.uint8)
     expected = jax.jit(apply)(params, images)
     assert expected.shape == (1, 3, 2, 1280)
@@ -127,8 +127,8 @@ def test_whole_network_equals_xla():
 @pytest.mark.parametrize(("name", "left"), [("mobilenet_v2", 1), ("xception", 6), ("convnext_tiny", 4), ("vgg16", 13)])
 def test_what_is_left_to_xla(name, left):
     """Only the stem, the downsampling and the dense convolutions stay convolutions."""
-    model = backbones.build_model(name, (96, 96))
+    model = keras_applications.build_model(BACKBONES[name], (96, 96))
     params = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in model.weights]
-    images = jax.ShapeDtypeStruct((1, 96, 96, 3), np.uint8)
-    lowered = lower_convolutions(lambda params, images: backbones._apply(name, params, images))
+    images = jax.ShapeDtypeStruct((1, 96, 96, 3), np.float32)
+    lowered = lower_convolutions(lambda params, images: keras_applications._apply(BACKBONES[name], params, images))
     assert primitives(lowered, params, images).count("conv_general_dilated") == left

@@ -10,7 +10,8 @@ import pytest
 from fgis.base import FeatureSet
 from fgis.errors import UserError
 from fgis.features import store
-from fgis.features.store import check_features, load_features, open_rows, write_features
+from fgis.features.labels import find_split, find_unnamed, number_labels
+from fgis.features.store import Blocks, check_features, image_sizes, load_features, open_rows, write_features
 
 SOURCE = {
     "backbone": "mobilenet_v2",
@@ -80,10 +81,63 @@ def test_coarse_labels(tmp_path):
 
 def test_find_split():
     labels = np.array([5, -1, 5, 9, -1, 9])
-    assert store.find_split(labels, np.array([1, 2, 1, 1, 2, 1])) is None
-    assert store.find_split(labels, np.array([1, 2, 1, 1, 0, 1])) == (1, 4)
-    assert store.find_split(labels, np.array([1, 2, 1, 0, 0, 1])) == (1, 4)  # the first row that disagrees
-    assert store.find_split(labels, labels) is None
+    assert find_split(labels, np.array([1, 2, 1, 1, 2, 1])) is None
+    assert find_split(labels, np.array([1, 2, 1, 1, 0, 1])) == (1, 4)
+    assert find_split(labels, np.array([1, 2, 1, 0, 0, 1])) == (1, 4)  # the first row that disagrees
+    assert find_split(labels, labels) is None
+
+
+def test_label_names(tmp_path):
+    path, names = str(tmp_path / "x.h5"), ("kiwi", "crème", "pear", "no image")
+    write_features(path, example()._replace(label_names=names))
+    assert load_features(path).label_names == open_rows(path).label_names == names
+    with pytest.raises(ValueError, match=r"^label_names: 2 names, none of which is that of 2"):
+        write_features(path, example()._replace(label_names=names[:2]))
+    assert load_features(path).label_names == names  # as it was
+    write_features(path, example())
+    assert load_features(path).label_names is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([0, 0, 2], [b"a", b"b"], "2 label_names, none of which is that of label 2"),
+        ([0, -1, 0], [b"a"], "1 label_names, none of which is that of label -1"),
+        ([0, 0, 0], np.array([], "S1"), "0 label_names, none of which is that of label 0"),
+        ([0, 0, 0], [1, 2], "label_names is no list of texts"),
+        ([0, 0, 0], [b"\xff"], "/label_names holds text that is not UTF-8"),
+    ],
+)
+def test_label_names_that_do_not_fit(tmp_path, labels, names, message):
+    path = published(tmp_path / "x.h5", labels=np.array(labels), label_names=names)
+    for read in (load_features, open_rows):
+        with pytest.raises(UserError, match=rf"^/.*x.h5: {message}"):
+            read(path)
+
+
+def test_numbers_and_names_of_labels():
+    assert number_labels(["7", "+3", "-0"]) == ([7, 3, 0], None)
+    assert number_labels(["7", "b", "a", "7"]) == ([0, 2, 1, 0], ("7", "a", "b"))
+    assert number_labels([]) == ([], None)
+    assert find_unnamed(("a", "b"), np.array([1, 0])) is None
+    assert find_unnamed(("a", "b"), np.array([1, -3, 2])) == -3
+
+
+def test_home_folder_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_features("~/new/x.h5", example())
+    assert (tmp_path / "new" / "x.h5").is_file()
+    assert len(load_features("~/new/x.h5").labels) == len(open_rows("~/new/x.h5").labels) == 5
+    with pytest.raises(UserError, match=r"^~/gone.h5: no such file"):
+        load_features("~/gone.h5")
+
+
+def test_image_sizes():
+    assert image_sizes((3, 4)) == image_sizes([[3, 4]]) == image_sizes(np.array([3, 4])) == ((3, 4),)
+    assert image_sizes([(3, 4), (5, 6)]) == ((3, 4), (5, 6))
+    for wrong in (224, "224", (), (3,), (3, 4, 5), [(3, 4), 5], (0, 4), (3.5, 4), None, {"height": 3}):
+        with pytest.raises(ValueError, match=r"^image_size: .* found; write \(height, width\) or a list of such"):
+            image_sizes(wrong)
 
 
 def test_same_content_same_bytes(tmp_path):
@@ -102,7 +156,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.write_stream(path, (5, 3), np.float16, blocks(), ["x"] * 5, [0] * 5, {}, {})
+        write_features(path, example()._replace(features=Blocks((5, 3), np.float16, blocks())))
     np.testing.assert_array_equal(load_features(path).features, example().features)
     assert [f.name for f in tmp_path.iterdir()] == ["x.h5"]
 
@@ -155,8 +209,9 @@ def test_rows_are_named_across_blocks(tmp_path, monkeypatch):
 
 
 def test_too_few_rows_are_no_file(tmp_path):
-    with pytest.raises(ValueError, match="blocks hold 2 rows, not 5"):
-        store.write_stream(str(tmp_path / "x.h5"), (5, 3), "f4", [np.zeros((2, 3))], ["x"] * 5, [0] * 5, {}, {})
+    short = Blocks((5, 3), "f4", [np.zeros((2, 3))])
+    with pytest.raises(ValueError, match="features: the blocks hold 2 rows, not 5"):
+        write_features(str(tmp_path / "x.h5"), example()._replace(features=short))
     assert not list(tmp_path.iterdir())
 
 
@@ -183,7 +238,7 @@ def test_too_few_rows_are_no_file(tmp_path):
 )
 def test_defects_are_named(tmp_path, replaced, message):
     path = published(tmp_path / "x.h5", **replaced)
-    with pytest.raises(UserError, match=rf"config.features.path=.*x.h5: .*{message}") as error:
+    with pytest.raises(UserError, match=rf"^/.*x.h5: .*{message}") as error:
         load_features(path)
     assert "\n" not in str(error.value)
 
@@ -219,7 +274,7 @@ def test_other_settings_are_refused(tmp_path, key, value):
     write_features(path, example())
     read = load_features(path)
     check_features(read, path, {**SOURCE, "image_size": [336, 448], "path": path, "images": "elsewhere"})
-    with pytest.raises(UserError, match=rf"config.features.{key}: .*x.h5 holds"):
+    with pytest.raises(UserError, match=rf"^/.*x.h5: made with {key} .*, not .*; set {key} to"):
         check_features(read, path, {**SOURCE, key: value})
 
 
@@ -232,7 +287,7 @@ def test_bundled_features():
     assert read.coarse is None
     expected = {**SOURCE, "collection": "ukbench"}
     check_features(read, "", expected)
-    with pytest.raises(UserError, match="the bundled features"):
+    with pytest.raises(UserError, match=r"^the bundled features: made with backbone 'mobilenet_v2', not 'vgg16'"):
         check_features(read, "", {**expected, "backbone": "vgg16"})
     # Frozen cosine N-S, by a full sort: 3.937, and 3.939 on the square root, as computed with another backend.
     for power, published_score in ((1, 3.937), (0.5, 3.939)):
