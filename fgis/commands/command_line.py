@@ -54,18 +54,18 @@ def parse(arguments: Sequence[str]) -> Call | None:
         return None
     overrides = [word for word in arguments if re.match(r"--?config\.", word)]
     _parse(values, [word for word in arguments if word not in overrides])
-    mode = values["mode"].value
+    mode = str(values["mode"].value)
     for name, modes in owners.items():
         if values[name].present and mode not in modes:
             others = " and ".join(f"--mode={other}" for other in modes)
             raise UserError(f"--{name}: --mode={mode} does not read it, {others} does; leave one out")
-    workdir = values["workdir"].value
+    named, workdir = values["config"].value, values["workdir"].value
     if workdir and COMMANDS[mode].WORKDIR == "unused":
         raise UserError(f"--workdir: --mode={mode} does not read it; leave it out")
-    config = _load(values["config"].value, Path(workdir) if workdir else None, mode)
+    config = _load(named, Path(workdir) if workdir else None, mode)
     changed = apply_overrides(config, overrides)
     if workdir is None and COMMANDS[mode].WORKDIR == "needed":
-        workdir = default_workdir(values["config"].value, changed)
+        workdir = default_workdir(str(named), changed)
     options = COMMANDS[mode].Options
     given = options(**{name: values[name].value for name in options._fields})
     return Call(mode, config, Path(workdir).expanduser() if workdir else None, given)

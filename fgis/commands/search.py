@@ -1,5 +1,6 @@
 """Searches with a picture, or a folder of pictures, and says whether its object is in the gallery at all."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -54,8 +55,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     wanted = SearchOptions(options.k, _rerank(opened, options), options.farthest)
     folder = (workdir or PAGES) / "search"
     folder.mkdir(parents=True, exist_ok=True)
-    names, documents, picture = search_page.page_names(paths), [], first
-    while picture is not None:
+    names, documents = search_page.page_names(paths), []
+    for picture in itertools.chain([first], usable):
         ranking = rank_picture(gallery, opened.describe, picture.image, wanted)
         result = _result(picture, ranking, opened, options)
         files = search_page.write_files(folder / names[picture.path], result)
@@ -63,7 +64,6 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         if not options.json:
             print("\n".join([search_page.text(result), *map(str, files), ""]), flush=True)
         _tell(left_out, options)
-        picture = next(usable, None)
     _tell(left_out, options)
     if options.json:
         print(json.dumps(documents if Path(options.image).is_dir() else documents[0]))

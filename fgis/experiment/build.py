@@ -1,23 +1,23 @@
 """From checked settings to plain functions and numbers: what an experiment is made of."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fgis.base import BatchInfo, Objective, RunPlan
 from fgis.distances import DISTANCES
 from fgis.errors import UserError
-from fgis.experiment.config import PAIR_LOSSES, Choice, ExperimentSettings
-from fgis.learning import heads, losses, miners, objectives, pair_losses, samplers
-from fgis.learning.train import Recipe, Runs
+from fgis.experiment.config import LOSSES, PAIR_LOSSES, Choice, ExperimentSettings, options_of
+from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
+from fgis.learning.recipe import Strategy, make_recipe, make_runs, trace_step
+from fgis.learning.train import Recipe, Runs, TrainingData
 from fgis.retrieval.evaluate import object_folds
 from fgis.retrieval.rerank import RERANKERS, Rerank
-
-MINED_ON = {"distance_weighted": "unit_euclidean"}  # miners that are defined on one distance alone
 
 
 class Scoring(NamedTuple):
@@ -95,16 +95,9 @@ def build_folds(settings: ExperimentSettings, labels: Int[np.ndarray, " n"]) -> 
 
 def build_sampler(choice: Choice) -> samplers.Sampler:
     """The functions of the chosen sampler, with its options."""
-    return samplers.Sampler(*(choice.bind(part) if callable(part) else part for part in samplers.SAMPLERS[choice.name]))
-
-
-def build_batch_info(settings: ExperimentSettings, dimensions: int) -> BatchInfo:
-    """What miners may know of every batch: the size of embeddings, and how many positives an anchor has at most."""
-    batch = build_sampler(settings.sampler).batch()
-    if batch.per_class is None:
-        return BatchInfo(None, dimensions)
-    batches = 1 + -(-settings.memory.size // batch.rows)  # those whose images are candidates
-    return BatchInfo(max(batches * batch.per_class - 1, 1), dimensions)
+    parts = samplers.SAMPLERS[choice.name]
+    bound: list[Any] = [choice.bind(part) if callable(part) else part for part in parts]
+    return samplers.Sampler(*bound)
 
 
 def build_objective(settings: ExperimentSettings, info: BatchInfo, miner: str = "") -> Objective:
@@ -115,17 +108,86 @@ def build_objective(settings: ExperimentSettings, info: BatchInfo, miner: str = 
         first, second = (build_objective(settings, info, part) for part in (plan.first, plan.second))
         return objectives.scheduled(first, second, plan.switch_steps)
     chosen, distance = settings.loss.name, DISTANCES[settings.distance]
-    tables: Mapping[str, Callable[..., Any]] = {**losses.LOSSES, **PAIR_LOSSES, **pair_losses.PROXY_LOSSES}
-    loss = settings.loss.bind(tables[chosen])
+    loss = settings.loss.bind(LOSSES[chosen])
     if chosen in pair_losses.PROXY_LOSSES:
         return objectives.proxied(loss, distance)
     if name == "given":
         return objectives.given(loss, distance)
     if name in miners.SELECTORS and chosen not in PAIR_LOSSES:
         return objectives.summed(settings.miner.bind(miners.SELECTORS[name], name), loss, distance)
-    mined_on = DISTANCES[MINED_ON[name]] if name in MINED_ON else None
-    listing = None if name == "batch_all" else settings.miner.bind(miners.MINERS[name], name)
+    mined_on = DISTANCES[miners.MINED_ON[name]] if name in miners.MINED_ON else None
     if chosen in PAIR_LOSSES:
-        graded = chosen in pair_losses.GRADED_LOSSES
-        return objectives.paired(loss, distance, listing, info, mined_on, graded)
-    return objectives.mined(listing, loss, distance, info, mined_on)
+        listing = None if name == "batch_all" else settings.miner.bind(miners.MINERS[name], name)
+        return objectives.paired(loss, distance, listing, info, mined_on, chosen in pair_losses.GRADED_LOSSES)
+    return objectives.mined(settings.miner.bind(miners.MINERS[name], name), loss, distance, info, mined_on)
+
+
+def build_strategy(settings: ExperimentSettings, feature_size: int) -> Strategy:
+    """Everything that ``settings`` choose of a training, for prepared features of this size."""
+    head, sampler = build_head(settings), build_sampler(settings.sampler)
+    one = jnp.zeros((1, feature_size), jnp.float32)
+    dimensions = jax.eval_shape(lambda: head.apply(head.init(jax.random.key(0), (feature_size,), {}), one)).shape[-1]
+    info = BatchInfo(samplers.most_positives(sampler.batch(), settings.memory.size), dimensions)
+    loss, learns = settings.loss, settings.loss.name in learned.LEARNED
+    return Strategy(
+        head=head,
+        sample=sampler.sample,
+        objective=build_objective(settings, info),
+        optimizer=settings.optimizer.bind(optimizers.OPTIMIZERS[settings.optimizer.name])(),
+        reduction=settings.reduction.bind(losses.REDUCTIONS[settings.reduction.name]),
+        learned=loss.bind(learned.LEARNED[loss.name])() if learns else learned.NOTHING,
+        memory_size=settings.memory.size,
+        warmup_steps=settings.memory.warmup_steps,
+        validation_rows=sampler.held_out,
+        distance=DISTANCES[settings.distance],
+        pool=sampler.pool,
+    )
+
+
+def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment:
+    """The runs of an experiment on its images; one step is traced, so that nothing is refused after this.
+
+    Raises:
+      UserError: the images do not allow what ``settings`` ask for: more folds than objects, a loss that needs coarse
+        labels, a memory that is smaller than a batch; or a strategy refuses its arguments.
+    """
+    batch = build_sampler(settings.sampler).batch()
+    folds, plans = build_folds(settings, images.labels), plan_runs(settings)
+    if settings.loss.name in pair_losses.GRADED_LOSSES and images.coarse is None:
+        raise UserError(
+            f"config.loss.name: {settings.loss.name!r} needs coarse labels (opposites are images of another coarse "
+            "class), and these features have none; take GroceryStore, or extract from a CSV file of 'path,label,coarse'"
+        )
+    if 0 < settings.memory.size < batch.rows:
+        raise UserError(
+            f"config.memory.size: {settings.memory.size} is less than a batch of {batch.rows}; write at least that"
+        )
+    try:
+        strategy = build_strategy(settings, images.feature_size)
+        recipe = make_recipe(strategy, images.feature_size)
+        data = TrainingData(images.prepared, images.labels, images.coarse)
+        runs = make_runs(strategy, data, [(plan.seed, np.flatnonzero(folds != plan.fold)) for plan in plans])
+        trace_step(recipe, runs, batch.rows, images.feature_size)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"config.{_group_of(settings, str(error))}{error}") from error
+    return Experiment(recipe, runs, plans, folds)
+
+
+def _group_of(settings: ExperimentSettings, message: str) -> str:
+    """``loss.opposites.`` where a message begins with an argument of the chosen loss; "" where no choice has it."""
+    argument = message.partition(":")[0]
+    for group in ("miner", "loss", "sampler", "head", "optimizer", "reduction"):
+        name = getattr(settings, group).name
+        if argument in options_of(group, name):
+            return f"{group}.{name}."
+    return ""
+
+
+def head_fits(settings: ExperimentSettings, params: Any, feature_size: int) -> bool:
+    """Whether the stacked ``params`` belong to the head of ``settings`` on features of this size."""
+    head = build_head(settings)
+    fresh = jax.eval_shape(lambda: head.init(jax.random.key(0), (feature_size,), {}))
+    own = {name: params.get(name) for name in fresh}
+    return [leaf.shape for leaf in jax.tree.leaves(fresh)] == [leaf.shape[1:] for leaf in jax.tree.leaves(own)]

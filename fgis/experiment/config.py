@@ -7,7 +7,7 @@ parameters of its function: there is no second list of them.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from fgis.distances import DISTANCES
 from fgis.errors import UserError
@@ -33,7 +33,7 @@ class FeatureSettings(NamedTuple):
     image_size: Any  # (height, width), or several
     fit: str
     pooling: str
-    on_bad_image: str
+    on_bad_image: Literal["stop", "skip"]
 
 
 class InputSettings(NamedTuple):
@@ -240,7 +240,7 @@ def extraction_settings(features: FeatureSettings) -> extract.Settings:
     """How images are described, in the words of ``fgis.features``."""
     return extract.Settings(
         backbone=features.backbone, image_size=features.image_size, weights=features.weights, fit=features.fit,
-        pooling=features.pooling, on_bad_image=features.on_bad_image,
+        pooling=features.pooling, on_bad_image="skip" if features.on_bad_image == "skip" else "stop",
     )  # fmt: skip
 
 

@@ -12,9 +12,11 @@ from fgis.experiment.build import Scoring, build_rerank
 from fgis.experiment.run import Run, embed_with
 from fgis.learning.train import init_states
 from fgis.retrieval import open_set, triplets
-from fgis.retrieval.evaluate import Criteria, compare, evaluate, evaluate_runs, protocol, summarize
+from fgis.retrieval.evaluate import Criteria, evaluate, evaluate_runs, protocol
+from fgis.retrieval.intervals import compare, summarize
 from fgis.retrieval.search import search
 
+COMPLETE = "r_precision"  # 1 where the relevant images of a query come before all others
 NEIGHBOURS = 100  # of each query that are saved on demand
 EmbedRun = Callable[[int], np.ndarray]  # a run -> the embeddings of all images
 PerQuery = dict[str, dict[str, Float[np.ndarray, "s n"]]]  # evaluation -> metric -> a value per seed and image
@@ -32,6 +34,7 @@ class Evaluated(NamedTuple):
 
     evaluations: dict[str, Any]  # as ``report.json`` holds them
     per_query: dict[str, PerQuery]  # by row
+    complete: dict[str, Float[np.ndarray, "s n"]]  # by evaluation: ``COMPLETE`` of the trained heads
     trained: EmbedRun
     unknown: Float[np.ndarray, "s n"] | None  # distances of queries whose object is not in the gallery
 
@@ -60,10 +63,14 @@ def evaluate_run(run: Run, triplet_file: str = "") -> Evaluated:
     labels, folds, scoring = run.rows.labels, run.experiment.folds, run.scoring
     triplet_rows = triplets.read_triplets(triplet_file, run.rows.image_ids) if triplet_file else None
     rows = report_rows(run)
-    criteria = Criteria(scoring.metrics, scoring.distance, run.rows.coarse)
+    criteria = Criteria(tuple(dict.fromkeys((*scoring.metrics, COMPLETE))), scoring.distance, run.rows.coarse)
     found = {name: evaluate_runs(row.embed, row.plans, folds, labels, criteria) for name, row in rows.items()}
+    complete = {name: table[COMPLETE] for name, table in found["trained"].items()}
+    if COMPLETE not in scoring.metrics:
+        for table in (table for row in found.values() for table in row.values()):
+            del table[COMPLETE]
     if rerank := build_rerank(run.settings.rerank):
-        again = criteria._replace(rerank=rerank)
+        again = criteria._replace(metrics=scoring.metrics, rerank=rerank)
         for name, reranked in (("frozen", "frozen_reranked"), ("trained", "reranked")):
             found[reranked] = evaluate_runs(rows[name].embed, rows[name].plans, folds, labels, again)
     gallery_size = {"unseen_gallery": int(np.bincount(folds).max())}
@@ -80,7 +87,7 @@ def evaluate_run(run: Run, triplet_file: str = "") -> Evaluated:
     if triplet_rows is not None:
         evaluations["triplets"] = triplet_figures(rows, triplet_rows, folds, labels, scoring)
     trained = scores["trained"]
-    return Evaluated(evaluations, found, rows["trained"].embed, trained.unknown if trained else None)
+    return Evaluated(evaluations, found, complete, rows["trained"].embed, trained.unknown if trained else None)
 
 
 def evaluate_transfer(run: Run) -> dict[str, Any]:

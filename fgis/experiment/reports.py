@@ -6,13 +6,14 @@ metric, re-ranking or triplet file) has a folder of its own in ``evaluations/``.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fgis import files
+from fgis.errors import UserError
 from fgis.experiment import operating_point
 from fgis.experiment.differences import DECORATION, differences
 from fgis.experiment.evaluations import (
@@ -76,7 +77,7 @@ def report_on(run: Run, *, triplet_file: str = "", neighbours: bool = False) -> 
         raise UserError(f"{flag}: only on the images that the run was trained on, and this feature file holds others")
     folder = evaluation_folder(run, own, triplet_file)
     if not own:
-        write_report(run, folder, evaluate_transfer(run), {})
+        write_report(run, folder, evaluate_transfer(run))
         return folder
     found = evaluate_run(run, triplet_file)
     if neighbours:
@@ -90,12 +91,12 @@ def report_on(run: Run, *, triplet_file: str = "", neighbours: bool = False) -> 
             found.trained(0), run.rows.labels, everything, everything, run.scoring.distance
         )
     operating_point.write(folder, run.step, run.scoring.distance, unknown, unseen_objects=found.unknown is not None)
-    write_report(run, folder, found.evaluations, panels(run, found))
+    write_report(run, folder, found.evaluations, show_examples(run, found))
     return folder
 
 
 def write_report(
-    run: Run, folder: Path, evaluations: Mapping[str, Any], shown: Mapping[str, Sequence[examples.Answers]]
+    run: Run, folder: Path, evaluations: Mapping[str, Any], shown: examples.Examples | None = None
 ) -> None:
     """``report.html`` and ``report.json`` in ``folder``, and the tables on the terminal.
 
@@ -107,7 +108,7 @@ def write_report(
         "config": run.config,
         "step": run.step,
         "versions": contents.versions(),
-        "collapsed": [list(run.plans[number]) for number in summary.collapsed(history)],
+        "collapsed": [list(run.plans[number]) for number in metrics_log.collapsed_runs(history)],
         "evaluations": evaluations,
     }
     if folder != workdir_of(run):
@@ -117,19 +118,18 @@ def write_report(
     print(f"\n{summary.text(report)}\n{folder / 'report.json'}\n{folder / 'report.html'}")
 
 
-def panels(run: Run, found: Evaluated) -> dict[str, list[examples.Answers]]:
+def show_examples(run: Run, found: Evaluated) -> examples.Examples:
     """The worst and the best queries with their neighbours, by heads that were not trained on their objects, if any."""
     name = "unseen_objects" if "unseen_objects" in found.per_query["trained"] else "closed_set"
     metric, values = next(iter(found.per_query["trained"][name].items()))
-    rows = run.rows
-    shown: dict[str, list[examples.Answers]] = {}
-    queries = examples.worst_and_best(values, found.per_query["frozen"][name][metric][0], rows.labels, SHOWN)
-    for title, chosen in zip(("Worst", "Best"), queries, strict=True):
-        answers: list[examples.Answers] = []
-        for query in chosen:
-            embeddings, own = found.trained(held_out_run(run, query)), np.array([query])
-            ranked = search(embeddings[own], embeddings, SHOWN, run.scoring.distance, query_rows=own)
-            read = lambda row: run.find_picture(str(rows.image_ids[row]))
-            answers += examples.answers([query], ranked, rows.labels, rows.image_ids, read)
-        shown[f"{title} queries: {name.replace('_', ' ')}, by {metric}"] = answers
-    return shown
+    rows, frozen = run.rows, found.per_query["frozen"][name][metric][0]
+    complete = (np.nan_to_num(found.complete[name], nan=1.0) == 1).all(axis=0)
+
+    def panel(query: int) -> examples.QueryPanel:
+        embeddings, own = found.trained(held_out_run(run, query)), np.array([query])
+        ranked = search(embeddings[own], embeddings, SHOWN, run.scoring.distance, query_rows=own)
+        read = lambda row: run.find_picture(str(rows.image_ids[row]))
+        return examples.query_panel(query, ranked, rows.labels, rows.image_ids, rows.label_names, read)
+
+    worst, best = examples.worst_and_best(values, frozen, complete, rows.labels, SHOWN)
+    return examples.Examples(name, metric, [panel(query) for query in worst], [panel(query) for query in best])

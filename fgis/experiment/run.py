@@ -86,11 +86,8 @@ class Run:
             expected = {key: getattr(features, key) for key in CHECKED}
             try:
                 store.check_features(rows, features.path, expected)
-            except ValueError as error:
-                raise UserError(
-                    f"config.features.{error}; set that key to what the file holds, or --mode=extract into another "
-                    "config.features.path"
-                ) from None
+            except UserError as error:
+                raise UserError(f"config.features: {error}") from None
         return rows
 
     @cached_property
@@ -174,7 +171,7 @@ class Run:
     def refuse_other_size(self) -> None:
         """Raises ``UserError`` where the heads were trained on features of another size than those of the file."""
         size = self.rows.shape[-1]
-        if not head_fits(self.scoring, self.params, size):
+        if not head_fits(self.settings, self.params, size):
             raise UserError(
                 f"config.features.path: features of size {size}, but the heads in {self.workdir} were trained on "
                 "features of another size; take features of the same backbone and pooling"

@@ -110,3 +110,12 @@ def restore_params(directory: str | Path, step: int | None = None) -> tuple[int,
         items = ocp.args.Composite(params=ocp.args.StandardRestore(), config=ocp.args.JsonRestore())
         found = manager.restore(chosen, args=items)
     return chosen, jax.tree.map(np.asarray, found["params"]), found["config"]
+
+
+def latest_step(directory: str | Path) -> int | None:
+    """The step of the latest checkpoint of the run in ``directory``; None where there is none."""
+    folder = Path(directory) / "checkpoints"
+    if not folder.is_dir():
+        return None
+    with open_checkpoints(folder, read_only=True) as manager:
+        return manager.latest_step()
