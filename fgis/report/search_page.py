@@ -14,7 +14,7 @@ from fgis.report.fonts import choose_font, visible
 from fgis.report.pages import render_template
 
 SIDE = 320  # pixels, the longer side of the query on a page and of any image that is kept for one
-COLUMNS = 4  # of matches, in a montage: with three rows of them the published 4 × 3
+MONTAGE_COLUMNS = 4  # of matches: with three rows of them the published 4 × 3
 TILE, PICTURE, GAP, LINE = (208, 218), (200, 150), 12, 18  # sizes in a montage: (width, height), space, line of text
 COLOURS = {True: (42, 157, 92), False: (209, 73, 91), None: (150, 150, 150)}  # borders: within the threshold or not
 FONT_SIZE = 13
@@ -83,7 +83,7 @@ def montage(result: SearchResult) -> Image.Image:
     Borders are green within the threshold and red beyond it, grey where the threshold does not apply. A match without
     a picture keeps its place.
     """
-    columns = max(1, min(COLUMNS, len(result.matches)))
+    columns = max(1, min(MONTAGE_COLUMNS, len(result.matches)))
     rows = max(2, -(-len(result.matches) // columns))  # the query is two tiles high
     left = 2 * TILE[0] + 2 * GAP
     canvas = Image.new("RGB", (left + columns * TILE[0] + GAP, GAP + rows * TILE[1]), "white")

@@ -68,7 +68,7 @@ def distinguishable(value: Mapping[str, Any] | None) -> int:
     >>> [distinguishable({"mean": 0.2, "ci95": ci}) for ci in ([0.1, 0.3], [0.0, 0.4], [-0.3, -0.1])]
     [1, 0, -1]
     """
-    if not defined(value) or not all(map(_finite, value["ci95"])):
+    if not defined(value) or not all(map(_is_finite, value["ci95"])):
         return 0
     low, high = value["ci95"]
     return int(low > ROUNDING) - int(high < -ROUNDING)
@@ -76,7 +76,7 @@ def distinguishable(value: Mapping[str, Any] | None) -> int:
 
 def defined(value: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
     """Whether there is a figure: neither missing, nor null or NaN because no query has a value."""
-    return value is not None and _finite(value["mean"])
+    return value is not None and _is_finite(value["mean"])
 
 
 def make_cell(value: Mapping[str, Any] | None, signed: bool = False) -> Cell:
@@ -84,7 +84,7 @@ def make_cell(value: Mapping[str, Any] | None, signed: bool = False) -> Cell:
     if not defined(value):
         return Cell(NONE)
     sign = "+" if signed else ""
-    mean, low, high = (f"{x:{sign}.4f}" if _finite(x) else "" for x in (value["mean"], *value["ci95"]))
+    mean, low, high = (f"{x:{sign}.4f}" if _is_finite(x) else "" for x in (value["mean"], *value["ci95"]))
     mark = ("", ABOVE, BELOW)[distinguishable(value)] if signed else ""
     return Cell(mean, low if high else "", high if low else "", mark)
 
@@ -141,5 +141,5 @@ def _missing(evaluation: Mapping[str, Any]) -> str:
     return f"{NONE}: no query has a value."
 
 
-def _finite(number: float | int | None) -> bool:
+def _is_finite(number: float | int | None) -> bool:
     return number is not None and math.isfinite(number)
