@@ -50,15 +50,16 @@ def open_journal(path: str, header: Mapping[str, Any], shape: tuple[int, ...], r
         file.seek(0)
         found = file.readline()
         if found and found.endswith(b"\n") and found != line:
+            difference = _first_difference(found, line)
             raise UserError(
-                f"{path}: belongs to an unfinished extraction with other settings ({_difference(found, line)}); finish "
-                "that one, remove this file, or write the features to another path"
+                f"{path}: belongs to an unfinished extraction with other settings ({difference}); finish that one, remove "
+                "this file, or write the features to another path"
             )
         if found != line:  # empty, or killed while the header was written
             file.truncate(0)
             file.write(line)
         journal = Journal(file, len(line), shape, rows, [])
-        while (record := _read_record(journal, len(journal.good))) is not None:
+        while (record := _record_at(journal, len(journal.good))) is not None:
             journal.good.append(record[1])
         file.truncate(len(line) + len(journal.good) * _record_bytes(journal))
         yield journal
@@ -75,7 +76,7 @@ def records(journal: Journal) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (features [rows, ...], good [rows]) of every record on disk, in order."""
     journal.file.flush()
     number = 0
-    while (record := _read_record(journal, number)) is not None:
+    while (record := _record_at(journal, number)) is not None:
         yield record
         number += 1
 
@@ -84,7 +85,7 @@ def _record_bytes(journal: Journal) -> int:
     return journal.rows * (math.prod(journal.shape) * 4 + 1) + 4
 
 
-def _read_record(journal: Journal, number: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _record_at(journal: Journal, number: int) -> tuple[np.ndarray, np.ndarray] | None:
     journal.file.seek(journal.start + number * _record_bytes(journal))
     record = journal.file.read(_record_bytes(journal))
     body, checksum = record[:-4], int.from_bytes(record[-4:], "little")
@@ -94,7 +95,7 @@ def _read_record(journal: Journal, number: int) -> tuple[np.ndarray, np.ndarray]
     return features, np.frombuffer(body[-journal.rows :], bool)
 
 
-def _difference(found: bytes, wanted: bytes) -> str:
+def _first_difference(found: bytes, wanted: bytes) -> str:
     """Name the first setting that differs between two header lines."""
     try:
         there, now = json.loads(found), json.loads(wanted)

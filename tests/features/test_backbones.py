@@ -29,7 +29,7 @@ def test_published_architecture(name):
     assert sum(np.prod(v.shape, dtype=int) for v in model.weights) == parameters
     params = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in model.weights]
     images = jax.ShapeDtypeStruct((2, 299, 299, 3), np.float32)
-    apply = lambda params, images: keras_applications._apply(BACKBONES[name], params, images)
+    apply = lambda params, images: keras_applications.apply_network(BACKBONES[name], params, images)
     assert jax.eval_shape(apply, params, images).shape == (2, *shape)
 
 

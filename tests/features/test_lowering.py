@@ -130,5 +130,7 @@ def test_what_is_left_to_xla(name, left):
     model = keras_applications.build_model(BACKBONES[name], (96, 96))
     params = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in model.weights]
     images = jax.ShapeDtypeStruct((1, 96, 96, 3), np.float32)
-    lowered = lower_convolutions(lambda params, images: keras_applications._apply(BACKBONES[name], params, images))
+    lowered = lower_convolutions(
+        lambda params, images: keras_applications.apply_network(BACKBONES[name], params, images)
+    )
     assert primitives(lowered, params, images).count("conv_general_dilated") == left

@@ -95,10 +95,10 @@ def load_backbone(name: str, weights: str) -> Loaded:
     """
     backbone = find_backbone(name)
     network, params, digest = backbone.load(name, backbone, weights)
-    return functools.partial(_apply, PREPROCESSING[backbone.preprocessing], network), params, digest
+    return functools.partial(_apply_preprocessed, PREPROCESSING[backbone.preprocessing], network), params, digest
 
 
-def _apply(
+def _apply_preprocessed(
     preprocess: Callable[[Array], Array], network: Apply, params: Any, images: Shaped[Array, "b h w 3"]
 ) -> Float[Array, "b oh ow c"]:
     return network(params, preprocess(images.astype(jnp.float32)))

@@ -33,7 +33,7 @@ def load_network(name: str, backbone: Backbone, weights: str) -> Loaded:
         params = _read_weights(name, model, path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return functools.partial(_apply, backbone), params, digest
+    return functools.partial(apply_network, backbone), params, digest
 
 
 def build_model(backbone: Backbone, image_size: tuple[int, int]) -> Any:
@@ -51,7 +51,8 @@ def _construct(backbone: Backbone, image_size: tuple[int, int], weights: str | N
         return constructor(weights=weights, include_top=False, input_shape=(*image_size, 3), **backbone.options)
 
 
-def _apply(backbone: Backbone, params: list[Array], x: Float[Array, "b h w 3"]) -> Float[Array, "b oh ow c"]:
+def apply_network(backbone: Backbone, params: list[Array], x: Float[Array, "b h w 3"]) -> Float[Array, "b oh ow c"]:
+    """Run a network, without preprocessing, on parameters in the order of Keras's ``weights``."""
     # Built inside the caller's trace, since Keras's own preprocessing layers make constants that belong to a trace.
     model = _construct(backbone, (x.shape[1], x.shape[2]))
     values = {id(variable): value for variable, value in zip(model.weights, params, strict=True)}
