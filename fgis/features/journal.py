@@ -52,8 +52,8 @@ def open_journal(path: str, header: Mapping[str, Any], shape: tuple[int, ...], r
         if found and found.endswith(b"\n") and found != line:
             difference = _first_difference(found, line)
             raise UserError(
-                f"{path}: belongs to an unfinished extraction with other settings ({difference}); finish that one, remove "
-                "this file, or write the features to another path"
+                f"{path}: belongs to an unfinished extraction with other settings ({difference}); finish that one, "
+                "remove this file, or write the features to another path"
             )
         if found != line:  # empty, or killed while the header was written
             file.truncate(0)
