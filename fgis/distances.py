@@ -2,7 +2,8 @@
 
 Every distance comes in two forms that agree: ``pairwise`` [a, d], [c, d] -> [a, c] for mining and ranking, and
 ``rowwise`` [t, d], [t, d] -> [t] for the pairs that were chosen. Both are differentiable everywhere, also at zero
-vectors and at equal vectors, where they return a zero gradient instead of NaN.
+vectors and at equal vectors, where they return a zero gradient instead of NaN. NaN in a vector gives NaN. Vectors may
+be of any floating type; distances are float32.
 """
 
 from collections.abc import Callable
@@ -13,17 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fgis.ranges import nearest
+
 
 class Distance(NamedTuple):
     """The two forms of one distance."""
 
-    pairwise: Callable[[Array, Array], Array]
-    rowwise: Callable[[Array, Array], Array]
+    pairwise: Callable[[Array, Array], Array]  # [a, d], [c, d] -> [a, c]
+    rowwise: Callable[[Array, Array], Array]  # [t, d], [t, d] -> [t]
 
 
 @jax.custom_jvp
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Square root of max(x, 0) whose gradient is 0, not infinite, where x <= 0."""
+    """The square root of max(x, 0), whose gradient is 0, not infinite, where x <= 0.
+
+    Args:
+      x: numbers of any shape.
+
+    Returns:
+      √max(x, 0) in the shape of ``x``.
+
+    >>> print(safe_sqrt(jnp.array([4.0, 0.0, -1.0])), jax.grad(safe_sqrt)(0.0))
+    [2. 0. 0.] 0.0
+    """
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
@@ -31,13 +44,24 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
 @safe_sqrt.defjvp
 def _safe_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # From the root alone: a backward pass need not keep x as well.
-    (root,) = map(safe_sqrt, primals)
-    positive = root > 0
-    return root, jnp.where(positive, 0.5 / jnp.where(positive, root, 1), 0) * tangents[0]
+    (square_root,) = map(safe_sqrt, primals)
+    positive = square_root > 0
+    return square_root, jnp.where(positive, 0.5 / jnp.where(positive, square_root, 1), 0) * tangents[0]
 
 
 def l2_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """x / ‖x‖ along the last axis; a zero vector stays zero, with a zero gradient."""
+    """x / ‖x‖ along the last axis; a zero vector stays zero, with a zero gradient.
+
+    Args:
+      x: vectors [..., d].
+
+    Returns:
+      Unit vectors [..., d].
+
+    >>> print(l2_normalize(jnp.array([[3.0, 4.0], [0.0, 0.0]])))
+    [[0.6 0.8]
+     [0.  0. ]]
+    """
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
@@ -71,7 +95,7 @@ def euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[A
     """√Σ (a − c)², row by row; 0 with a zero gradient between vectors that are equal up to rounding.
 
     A compiler may compute the same embedding twice and round it differently. The distance of such a pair is tiny, but
-    its gradient is a unit vector that points where rounding points: noise as strong as any signal.
+    its gradient is a unit vector whose direction is that of the rounding error: noise as strong as any signal.
     """
     square = squared_rowwise(a, c)
     rounding = (4 * jnp.finfo(jnp.float32).eps) ** 2 * (
@@ -140,7 +164,8 @@ def _one_anchor_at_a_time(rowwise: Callable[[Array, Array], Array]) -> Callable[
     return pairwise
 
 
-DISTANCES = {
+# Every distance by name. One that search is to know as well needs a line in ``fgis.retrieval.measures``, too.
+DISTANCES: dict[str, Distance] = {
     "euclidean": Distance(euclidean_pairwise, euclidean_rowwise),
     "unit_euclidean": Distance(unit_euclidean_pairwise, unit_euclidean_rowwise),
     "squared_euclidean": Distance(squared_pairwise, squared_rowwise),
@@ -151,8 +176,51 @@ DISTANCES = {
 }
 
 
+def find_distance(name: str) -> Distance:
+    """The distance of a name.
+
+    Args:
+      name: a key of ``DISTANCES``.
+
+    Returns:
+      Its two forms.
+
+    Raises:
+      ValueError: no distance has this name.
+
+    >>> find_distance("euclidian")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: distance: 'euclidian' found; did you mean 'euclidean'? known: chi2, cosine, euclidean, ...
+    """
+    if name not in DISTANCES:
+        raise ValueError(f"distance: {name!r} found; {nearest(str(name), DISTANCES)}")
+    return DISTANCES[name]
+
+
 def pairwise_distances(
     a: Float[Array | np.ndarray, "a d"], c: Float[Array | np.ndarray, "c d"], distance: str = "euclidean"
 ) -> Float[Array, "a c"]:
-    """Distances from every row of ``a`` to every row of ``c``; ``distance`` names a row of ``DISTANCES``."""
-    return DISTANCES[distance].pairwise(jnp.asarray(a), jnp.asarray(c))
+    """Distances from every row of ``a`` to every row of ``c``.
+
+    Args:
+      a: vectors [a, d].
+      c: vectors [c, d].
+      distance: a key of ``DISTANCES``.
+
+    Returns:
+      Distances [a, c], float32; NaN where a vector holds NaN.
+
+    Raises:
+      ValueError: an unknown distance, or vectors that are not two matrices of the same number of columns.
+
+    >>> print(pairwise_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.0]])))
+    [[5. 0.]]
+    """
+    pairwise = find_distance(distance).pairwise
+    a, c = jnp.asarray(a), jnp.asarray(c)
+    for name, vectors in (("a", a), ("c", c)):
+        if vectors.ndim != 2:
+            raise ValueError(f"{name}: shape {vectors.shape} found; write a matrix with one vector per row")
+    if a.shape[1] != c.shape[1]:
+        raise ValueError(f"c: vectors of {c.shape[1]} numbers found; those of a have {a.shape[1]}")
+    return pairwise(a, c)

@@ -1,6 +1,6 @@
 """Landmarks and Holidays: relevant and junk images from their public ground-truth files, and how they are scored.
 
-A junk image is neither right nor wrong: it is taken out of the ranking, so that whatever stood behind it moves up.
+A junk image is neither right nor wrong: it is taken out of the ranking, so that whatever is behind it moves up.
 """
 
 import pickle
@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fgis.errors import UserError
+from fgis.ranges import nearest
 from fgis.retrieval.metrics import average_precision, average_precision_trapezoid
-from fgis.retrieval.ranks import count_ranks
+from fgis.retrieval.ranks import ABSENT_RANK, count_ranks
 
 PRECISION_DEPTHS = (1, 5, 10)
-ABSENT = np.iinfo(np.int64).max - 1  # the rank of an entry that is not there: behind everything
-# What each difficulty takes for relevant, and for junk besides the junk itself (Radenović 2018, arXiv:1803.11285).
+# What is relevant at each difficulty, and what is junk besides the junk itself.
 DIFFICULTIES = {
     "easy": (("easy",), ("junk", "hard")),
     "medium": (("easy", "hard"), ("junk",)),
@@ -26,100 +26,129 @@ DIFFICULTIES = {
 }
 
 
-class Asked(NamedTuple):
-    """The queries of a benchmark: names of queries and gallery images, and gallery places that are relevant or junk."""
+class QueryLists(NamedTuple):
+    """The queries of a benchmark, with gallery places that are relevant or junk."""
 
-    query_ids: list[str]
-    gallery_ids: list[str]
-    relevant: list[list[int]]
-    junk: list[list[int]]
+    query_ids: list[str]  # [q]
+    gallery_ids: list[str]  # [g]
+    relevant: list[list[int]]  # [q] lists of gallery places
+    junk: list[list[int]]  # [q] lists of gallery places
 
 
-PLAIN = {
+ARRAY_NAMES = {
     ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
 }  # fmt: skip
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Containers, numbers, text and NumPy arrays; a pickle could run any code otherwise."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, numbers, text and NumPy arrays alone; a pickle could run any code otherwise."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The few names that arrays are made of."""
-        if (module, name) not in PLAIN:
+        if (module, name) not in ARRAY_NAMES:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, which a ground truth has no use for")
         return super().find_class(module, name)
 
 
 def read_revisited(path: str | Path) -> dict[str, Any]:
-    """``gnd_roxford5k.pkl`` or ``gnd_rparis6k.pkl``: {"imlist", "qimlist", "gnd": [{"easy", "hard", "junk", …}]}.
+    """The ground truth of revisited Oxford or Paris.
 
-    Raises ``UserError`` for anything else, also for a pickle that holds more than plain data: it is not executed.
+    Args:
+      path: ``gnd_roxford5k.pkl`` or ``gnd_rparis6k.pkl``.
+
+    Returns:
+      {"imlist": gallery names, "qimlist": query names, "gnd": [{"easy", "hard", "junk": gallery places, …}]}.
+
+    Raises:
+      UserError: anything else, also a pickle that holds more than arrays, text and numbers: it is not executed.
     """
     try:
         with Path(path).open("rb") as file:
-            found = _PlainUnpickler(file).load()
-        for one in found["gnd"]:
+            content = _ArrayUnpickler(file).load()
+        for one in content["gnd"]:
             places = [int(place) for key in ("easy", "hard", "junk") for place in one[key]]
-            if not all(0 <= place < len(found["imlist"]) for place in places):
-                raise ValueError(f"a place beyond its {len(found['imlist'])} images")
-        if len(found["gnd"]) != len(found["qimlist"]):
-            raise ValueError(f"{len(found['gnd'])} entries for {len(found['qimlist'])} queries")
+            if not all(0 <= place < len(content["imlist"]) for place in places):
+                raise ValueError(f"a place beyond its {len(content['imlist'])} images")
+        if len(content["gnd"]) != len(content["qimlist"]):
+            raise ValueError(f"{len(content['gnd'])} entries for {len(content['qimlist'])} queries")
     except Exception as error:  # a damaged pickle raises almost anything
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path}: no revisited ground truth ({reason}); take gnd_roxford5k.pkl or gnd_rparis6k.pkl"
         ) from error
-    return found
+    return content
 
 
-def revisited(ground_truth: Mapping[str, Any], difficulty: str) -> Asked:
-    """The queries of revisited Oxford or Paris at one of DIFFICULTIES.
+def revisited(ground_truth: Mapping[str, Any], difficulty: str) -> QueryLists:
+    """The queries of revisited Oxford or Paris at one difficulty.
 
     Easy: the easy images are relevant, hard ones are junk. Medium: both are relevant. Hard: the hard ones are, easy
     ones are junk. A query without relevant images stays, with an empty list.
+
+    Args:
+      ground_truth: as of ``read_revisited``.
+      difficulty: a key of ``DIFFICULTIES``.
+
+    Returns:
+      Queries and their lists.
+
+    Raises:
+      ValueError: an unknown difficulty.
+
+    Reference: Radenović, Iscen, Tolias, Avrithis and Chum, Revisiting Oxford and Paris, CVPR 2018, arXiv:1803.11285.
     """
     if difficulty not in DIFFICULTIES:
-        raise UserError(f"difficulty: {difficulty!r} is unknown; take one of {', '.join(DIFFICULTIES)}")
+        raise ValueError(f"difficulty: {difficulty!r} found; {nearest(str(difficulty), DIFFICULTIES)}")
     right, left_out = DIFFICULTIES[difficulty]
     take = lambda keys: [[int(i) for key in keys for i in one[key]] for one in ground_truth["gnd"]]
     names = lambda key: [str(name) for name in ground_truth[key]]
-    return Asked(names("qimlist"), names("imlist"), take(right), take(left_out))
+    return QueryLists(names("qimlist"), names("imlist"), take(right), take(left_out))
 
 
-def read_landmarks(directory: str | Path, gallery_ids: Sequence[str]) -> Asked:
-    """Oxford 5k or Paris 6k from their text files: NAME_query.txt, NAME_good.txt, NAME_ok.txt and NAME_junk.txt.
+def read_landmarks(directory: str | Path, gallery_ids: Sequence[str]) -> QueryLists:
+    """Oxford 5k or Paris 6k from their text files; good and ok images are relevant.
 
-    Good and ok images are relevant. ``gallery_ids`` name the gallery, with or without folder and ending. Raises
-    ``UserError`` for images that it lacks, and for a file that is missing, cannot be read or names no query.
+    Args:
+      directory: holds NAME_query.txt, NAME_good.txt, NAME_ok.txt and NAME_junk.txt for every query.
+      gallery_ids: names of the gallery images, with or without folder and ending.
+
+    Returns:
+      Queries, by the names of their files, and their lists.
+
+    Raises:
+      UserError: an image that the gallery lacks, or a file that is missing, cannot be read or names no query.
     """
     place = {Path(name).stem: i for i, name in enumerate(gallery_ids)}
-    queries = sorted(Path(directory).glob("*_query.txt"))
-    if not queries:
+    files = sorted(Path(directory).glob("*_query.txt"))
+    if not files:
         raise UserError(f"{directory}: no *_query.txt; name the folder of the ground-truth files")
-    asked = Asked([], list(gallery_ids), [], [])
-    for file in queries:
-        words = _words(file)
+    lists = QueryLists([], list(gallery_ids), [], [])
+    for file in files:
+        words = _read_words(file)
         if not words:
             raise UserError(f"{file}: names no query; unpack the ground truth again")
-        asked.query_ids.append(words[0].removeprefix("oxc1_"))
-        found = {}
-        for kind in ("good", "ok", "junk"):
-            beside = file.with_name(file.name.replace("_query.txt", f"_{kind}.txt"))
-            names = _words(beside)  # a list that is missing is no empty one: it would change the score unseen
-            missing = next((name for name in names if name not in place), None)
-            if missing is not None:
-                raise UserError(
-                    f"{beside}: image {missing!r} is not in the gallery; extract all images of the data set"
-                )
-            found[kind] = [place[name] for name in names]
-        asked.relevant.append(found["good"] + found["ok"])
-        asked.junk.append(found["junk"])
-    return asked
+        lists.query_ids.append(words[0].removeprefix("oxc1_"))
+        # A list that is missing is no empty one: it would change the score unseen.
+        good, ok, junk = (
+            _read_places(file.with_name(file.name.replace("_query.txt", f"_{kind}.txt")), place)
+            for kind in ("good", "ok", "junk")
+        )
+        lists.relevant.append(good + ok)
+        lists.junk.append(junk)
+    return lists
 
 
-def _words(file: Path) -> list[str]:
+def _read_places(file: Path, place: Mapping[str, int]) -> list[int]:
+    names = _read_words(file)
+    missing = next((name for name in names if name not in place), None)
+    if missing is not None:
+        raise UserError(f"{file}: image {missing!r} is not in the gallery; extract all images of the data set")
+    return [place[name] for name in names]
+
+
+def _read_words(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
@@ -127,10 +156,20 @@ def _words(file: Path) -> list[str]:
         raise UserError(f"{file}: cannot be read ({reason}); unpack the ground truth again") from error
 
 
-def holidays(image_ids: Sequence[str]) -> Asked:
-    """INRIA Holidays: number // 100 is the group; the image with number % 100 = 0 asks, and is its own junk.
+def holidays(image_ids: Sequence[str]) -> QueryLists:
+    """INRIA Holidays: number // 100 is the group; the image with number % 100 = 0 is the query, and its own junk.
 
-    One alone in its group asks with an empty list. Raises ``UserError`` for a name without a six-digit number.
+    Args:
+      image_ids: names that end in a six-digit number and a suffix, of queries and gallery alike.
+
+    Returns:
+      Queries and their lists; a query alone in its group has an empty list.
+
+    Raises:
+      UserError: a name without a six-digit number.
+
+    >>> holidays(["100000.jpg", "100001.jpg", "100100.jpg"]).relevant
+    [[1], []]
     """
     numbers = []
     for image_id in image_ids:
@@ -141,21 +180,41 @@ def holidays(image_ids: Sequence[str]) -> Asked:
     groups: dict[int, list[int]] = {}
     for row, number in enumerate(numbers):
         groups.setdefault(number // 100, []).append(row)
-    asking = [row for row, number in enumerate(numbers) if number % 100 == 0]
-    relevant = [[row for row in groups[numbers[query] // 100] if row != query] for query in asking]
-    return Asked([image_ids[row] for row in asking], list(image_ids), relevant, [[row] for row in asking])
+    queries = [row for row, number in enumerate(numbers) if number % 100 == 0]
+    relevant = [[row for row in groups[numbers[query] // 100] if row != query] for query in queries]
+    return QueryLists([image_ids[row] for row in queries], list(image_ids), relevant, [[row] for row in queries])
 
 
 def shift_junk(ranks: Int[np.ndarray, "q r"], junk: Int[np.ndarray, "q j"]) -> Int[np.ndarray, "q r"]:
-    """Ranks once junk is taken out: each less the number of junk images before it; all from 0, and -1 where absent."""
+    """Ranks once junk is taken out: each less the number of junk images before it.
+
+    Args:
+      ranks: from 0, [q, r]; -1 where absent.
+      junk: ranks of the junk images, from 0, [q, j]; -1 where absent.
+
+    Returns:
+      Ranks [q, r], -1 where absent.
+
+    >>> shift_junk(np.array([[0, 4, -1]]), np.array([[2, 3, -1]]))
+    array([[ 0,  2, -1]])
+    """
     before = ((junk[:, None] >= 0) & (junk[:, None] < ranks[:, :, None])).sum(axis=2)
     return np.where(ranks >= 0, ranks - before, -1)
 
 
 def mean_precision(ranks: Int[np.ndarray, "q r"], totals: Int[np.ndarray, " q"], k: int) -> Float[np.ndarray, " q"]:
-    """Hits in the top k', over k' = min(k, 1 + rank of the last relevant image): mP@k of the revisited benchmarks.
+    """Relevant images in the top k', over k' = min(k, 1 + rank of the last relevant image): mP@k of the benchmarks.
 
-    ``ranks`` ascend, and only the first ``totals`` count; NaN where there are none.
+    Args:
+      ranks: of the relevant images, from 0, ascending, [q, r]; those beyond ``totals`` do not count.
+      totals: relevant images of each query, [q].
+      k: how many neighbours count at most.
+
+    Returns:
+      Values [q]; NaN where there are no relevant images.
+
+    >>> mean_precision(np.array([[0, 2]]), np.array([2]), 5).round(4)
+    array([0.6667])
     """
     within = np.arange(ranks.shape[1]) < totals[:, None]
     last = np.max(np.where(within, ranks, -1), axis=1, initial=-1)
@@ -171,19 +230,30 @@ def evaluate_lists(
     junk: Sequence[Sequence[int]],
     distance: str = "cosine",
 ) -> dict[str, Float[np.ndarray, " q"]]:
-    """{"map_trapezoid" (the benchmarks' own), "map", "mp@1", "mp@5", "mp@10"} per query; NaN without relevant images.
+    """The figures of the landmark benchmarks, per query.
 
-    ``relevant`` and ``junk`` hold gallery places; one that is in both is junk, and one that is listed twice counts once.
-    Raises ``UserError`` as ``search`` does.
+    Args:
+      queries: embeddings [q, d].
+      gallery: embeddings [g, d].
+      relevant: gallery places that are relevant, a list for each query.
+      junk: gallery places that are junk, a list for each query; one that is in both lists is junk, and one that is
+        listed twice counts once.
+      distance: a key of ``fgis.distances.DISTANCES``.
+
+    Returns:
+      {"map_trapezoid" (the benchmarks' own), "map", "mp@1", "mp@5", "mp@10"}: values [q], NaN without relevant images.
+
+    Raises:
+      ValueError: as ``search``.
     """
     both = [(sorted({*right} - {*left}), sorted({*left})) for right, left in zip(relevant, junk, strict=True)]
     widths = [max([1, *(len(pair[side]) for pair in both)]) for side in (0, 1)]
     members = np.array([
         [*right, *[-1] * (widths[0] - len(right)), *left, *[-1] * (widths[1] - len(left))] for right, left in both
     ])  # fmt: skip
-    counted, _ = count_ranks(queries, gallery, members, distance)
+    counted = count_ranks(queries, gallery, members, distance)
     shifted = shift_junk(counted[:, : widths[0]], counted[:, widths[0] :])
     totals = (shifted >= 0).sum(axis=1)
-    ranks = np.sort(np.where(shifted >= 0, shifted, ABSENT), axis=1)
-    found = {"map_trapezoid": average_precision_trapezoid(ranks, totals), "map": average_precision(ranks, totals)}
-    return found | {f"mp@{k}": mean_precision(ranks, totals, k) for k in PRECISION_DEPTHS}
+    ranks = np.sort(np.where(shifted >= 0, shifted, ABSENT_RANK), axis=1)
+    values = {"map_trapezoid": average_precision_trapezoid(ranks, totals), "map": average_precision(ranks, totals)}
+    return values | {f"mp@{k}": mean_precision(ranks, totals, k) for k in PRECISION_DEPTHS}

@@ -1,8 +1,9 @@
 """How each distance is searched: what is compared, pair by pair, and whether a matrix product can select candidates.
 
 These are the distances of ``fgis.distances``, written for the host: NumPy sums every pair in the same order, whatever
-the shape of the block it stands in, which compiled reductions do not. Pairs come as ``a`` [..., d] and ``c`` [..., d]
-of prepared vectors; ``exact`` gives their key, and ``finish`` the distance of a key.
+the shape of the block around it, which compiled reductions do not. Pairs come as ``a`` [..., d] and ``c`` [..., d] of
+prepared vectors; ``exact`` gives their key, a number that ranks as the distance does, and ``finish`` the distance of a
+key.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+
+from fgis.distances import find_distance
 
 Vectors = Float[np.ndarray, "n d"]
 Pairs = Float[np.ndarray, "... d"]
@@ -19,9 +22,9 @@ Keys = Float[np.ndarray, "..."]
 class Measure(NamedTuple):
     """How one distance is searched."""
 
-    prepare: Callable[[Vectors], Vectors]
-    exact: Callable[[Pairs, Pairs], Keys]
-    finish: Callable[[Keys], Keys]
+    prepare: Callable[[Vectors], Vectors]  # [n, d] -> [n, d]: vectors as they are compared
+    exact: Callable[[Pairs, Pairs], Keys]  # [..., d], [..., d] -> [...]
+    finish: Callable[[Keys], Keys]  # [...] -> [...]
     product: str = ""  # "squares": the key is ½‖a − c‖², "dot": it is −a·c, "": no product gives it
     zero_is_far: bool = False  # a zero vector has the key 1 with everything
 
@@ -86,7 +89,8 @@ def root(key: Keys) -> Keys:
     return np.sqrt(2 * key)
 
 
-MEASURES = {
+# Every key of ``fgis.distances.DISTANCES``, and how it is searched.
+MEASURES: dict[str, Measure] = {
     "euclidean": Measure(as_given, half_square, root, "squares"),
     "unit_euclidean": Measure(to_unit, half_square, root, "squares"),
     "squared_euclidean": Measure(as_given, half_square, double, "squares"),
@@ -95,3 +99,9 @@ MEASURES = {
     "cosine": Measure(to_unit, half_square_of_directions, same, "squares", zero_is_far=True),
     "chi2": Measure(to_histogram, half_chi2, same),
 }
+
+
+def find_measure(distance: str) -> Measure:
+    """How ``distance`` is searched; ``ValueError`` where no distance has this name."""
+    find_distance(distance)
+    return MEASURES[distance]

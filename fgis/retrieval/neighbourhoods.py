@@ -1,22 +1,26 @@
-"""What a gallery's own neighbours tell: graphs of mutual neighbours, and sets of reciprocal ones.
+"""What the neighbours of a gallery's own members tell: graphs of mutual neighbours, and sets of reciprocal ones.
 
 Neighbours come as ``places`` [q, k] in the gallery, nearest first, -1 where there is none, and their ``cosines``
-[q, k], -inf there. Sparse vectors over the gallery come as pairs of arrays: ascending places, and the weights at these.
+[q, k], -inf there. Sets and sparse vectors over the gallery are rows of SciPy's CSR arrays, [q, g]. SciPy is imported
+where it is needed, since it takes as long to import as JAX does and re-ranking alone needs it.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fgis.base import Neighbours
 from fgis.retrieval.measures import MEASURES
+from fgis.retrieval.search import find_places, search
 
 Places = Int[np.ndarray, "q k"]
 Cosines = Float[np.ndarray, "q k"]
-Sparse = tuple[Int[np.ndarray, " _"], Float[np.ndarray, " _"]]
+Sparse = Any  # scipy.sparse.csr_array
 
-SOLVED = 1e-6  # of the length of the right side: where conjugate gradients stop
-ITERATIONS = 500
+RESIDUAL = 1e-6  # of the length of the right side: where conjugate gradients stop
+ENTRIES = 1 << 12  # pairs of vectors that are compared at a time
+PAIRS_OF_ROWS = 1 << 13  # pairs of sparse vectors that are compared at a time
 
 
 def is_member(cosines: Cosines) -> Bool[np.ndarray, " q"]:
@@ -27,6 +31,12 @@ def is_member(cosines: Cosines) -> Bool[np.ndarray, " q"]:
 def powers(cosines: Cosines, alpha: float) -> Cosines:
     """cos^α, and 0 where cos is not above 0, also for α = 0."""
     return np.where(cosines > 0, np.where(cosines > 0, cosines, 1) ** np.float32(alpha), 0)
+
+
+def mean_cosine(cosines: Cosines) -> Float[np.ndarray, " q"]:
+    """The mean of the finite numbers of each row; 0 where there is none."""
+    there = np.isfinite(cosines)
+    return np.where(there, cosines, 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1).astype(np.float32)
 
 
 def weighted_sums(
@@ -42,93 +52,134 @@ def weighted_sums(
     return total
 
 
-def reciprocal(
-    places: Places, cosines: Cosines, radius: Float[np.ndarray, " g"], k: int
-) -> list[Int[np.ndarray, " _"]]:
+def nearest_of_members(
+    vectors: np.ndarray, rows: np.ndarray, n: int, own: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gallery places [g, n] of the nearest of each member, and their cosines; without the member itself if not ``own``.
+
+    -1 and -inf where there is none.
+    """
+    neighbours = search(vectors, vectors, n, query_rows=None if own else rows, gallery_rows=rows)
+    return find_places(neighbours.rows, rows), 1 - neighbours.distances
+
+
+def sparse_rows(places: Places, chosen: Bool[np.ndarray, "q k"], size: int, values: Any = 1.0) -> Sparse:
+    """The sparse array [q, size] that holds ``values`` (of every place, or one for all) at the ``chosen`` places."""
+    from scipy import sparse
+
+    values = np.broadcast_to(np.asarray(values, np.float64), places.shape)[chosen]
+    starts = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
+    rows = sparse.csr_array((values, places[chosen], starts), shape=(len(places), size))
+    rows.sort_indices()
+    return rows
+
+
+def reciprocal(places: Places, cosines: Cosines, radius: Float[np.ndarray, " g"], k: int) -> Sparse:
     """R(v, k): of the ``k`` nearest of each v (and v itself), those of cosine above 0 to which v is near as well.
 
     ``radius`` holds the cosine of every gallery member and its own ``k``-th neighbour; v, which may be no member, is
     near where it is at least as near as that.
+
+    Returns:
+      [q, g], 1 at the members of each set.
     """
     within = np.arange(places.shape[1]) < k + is_member(cosines)[:, None]
-    mutual = within & (cosines > 0) & (cosines >= radius[places])
-    return [line[ok] for line, ok in zip(places, mutual, strict=True)]
+    return sparse_rows(places, within & (cosines > 0) & (cosines >= radius[places]), len(radius))
 
 
 def encode(
-    asked: Float[np.ndarray, "q d"], vectors: Float[np.ndarray, "g d"], sets: Sequence[Int[np.ndarray, " _"]],
-    halves: Sequence[Int[np.ndarray, " _"]],
-) -> list[Sparse]:  # fmt: skip
+    queries: Float[np.ndarray, "q d"], vectors: Float[np.ndarray, "g d"], sets: Sparse, halves: Sparse
+) -> Sparse:
     """exp(cos(v, j) − 1) at every j in the expanded set of v, divided by the sum; nothing where the set is empty.
 
-    The set R(v) grows by ``halves[j]`` of each j in it, where more than 2/3 of ``halves[j]`` lie in R(v).
+    The set R(v) of a row of ``sets`` [q, g] grows by the row ``halves[j]`` [g, g] of each j in it, where more than 2/3
+    of that row lie in R(v).
+
+    Returns:
+      [q, g], rows of sum 1.
     """
-    exact, codes = MEASURES["cosine"].exact, []
-    for one, members in zip(asked, sets, strict=True):
-        inside = set(members.tolist())
-        near = (halves[j] for j in members)
-        more = [half for half in near if 3 * sum(j in inside for j in half.tolist()) > 2 * len(half)]
-        columns = np.unique(np.concatenate([members, *more]))
-        weights = np.exp(-exact(one[None], vectors[columns]))
-        codes.append((columns, weights / weights.sum() if len(weights) else weights))
-    return codes
+    from scipy import sparse
+
+    common = (sets @ halves.T).multiply(sets).tocsr()  # [q, g]: how much of halves[j] lies in R(v), for j in R(v)
+    common.data = (3 * common.data > 2 * np.diff(halves.indptr)[common.indices]).astype(np.float64)
+    expanded = (sets + common @ halves).tocsr()
+    expanded.eliminate_zeros()
+    expanded.sort_indices()
+    exact, place = MEASURES["cosine"].exact, np.repeat(np.arange(len(queries)), np.diff(expanded.indptr))
+    for start in range(0, len(place), ENTRIES):
+        here = slice(start, start + ENTRIES)
+        expanded.data[here] = np.exp(-exact(queries[place[here]], vectors[expanded.indices[here]]))
+    sums = expanded.sum(axis=1)
+    return (sparse.diags_array(1 / np.where(sums > 0, sums, 1)) @ expanded).tocsr()
 
 
-def average(codes: Sequence[Sparse]) -> Sparse:
-    """The mean of sparse vectors; nothing of nothing."""
-    if not codes:
-        return np.empty(0, np.int64), np.empty(0, np.float32)
-    columns, index = np.unique(np.concatenate([column for column, _ in codes]), return_inverse=True)
-    weights = np.bincount(index, np.concatenate([weight for _, weight in codes]), len(columns)) / len(codes)
-    return columns, weights.astype(np.float32)
+def mean_codes(codes: Sparse, places: Places, chosen: Bool[np.ndarray, "q k"], own: Sparse | None = None) -> Sparse:
+    """The mean of the rows of ``codes`` [g, g] at the ``chosen`` places, and of the row of ``own`` [q, g] if given.
 
-
-def padded(codes: Sequence[Sparse], missing: int) -> tuple[Int[np.ndarray, "g m"], Float[np.ndarray, "g m"]]:
-    """Sparse vectors as two rectangles: columns, filled up with ``missing``, and weights, filled up with 0."""
-    width = max(len(column) for column, _ in codes)
-    columns, weights = np.full((len(codes), width), missing), np.zeros((len(codes), width), np.float32)
-    for i, (column, weight) in enumerate(codes):
-        columns[i, : len(column)], weights[i, : len(column)] = column, weight
-    return columns, weights
-
-
-def mutual_graph(
-    places: Int[np.ndarray, "g k"], cosines: Float[np.ndarray, "g k"], gamma: float
-) -> tuple[Int[np.ndarray, "g m"], Float[np.ndarray, "g m"]]:
-    """S = D^−½ A D^−½ as (places, weights): A_ij = cos^γ where i and j list each other and cos > 0; 0 fills up.
-
-    ``places`` are the neighbours of the gallery's members, a member not among its own. D holds the row sums of A; a
-    member without mutual neighbours has an empty row.
+    Returns:
+      [q, g]; an empty row where there is nothing to average.
     """
-    size, own = len(places), np.arange(len(places))[:, None]
-    mutual = (cosines > 0) & np.isin(places * size + own, np.where(places >= 0, own * size + places, -1))
-    width = max(1, int(mutual.sum(axis=1).max()))
-    first = np.argsort(~mutual, axis=1, kind="stable")[:, :width]
-    places = np.take_along_axis(places, first, axis=1)
-    weights = np.take_along_axis(np.where(mutual, powers(cosines, gamma), 0), first, axis=1).astype(np.float64)
-    degrees = weights.sum(axis=1)
-    scale = 1 / np.sqrt(np.where(degrees > 0, degrees, 1))
-    return places, weights * scale[:, None] * scale[places]
+    from scipy import sparse
+
+    total, counts = sparse_rows(places, chosen, codes.shape[0]) @ codes, chosen.sum(axis=1)
+    if own is not None:
+        total, counts = total + own, counts + 1
+    means = (sparse.diags_array(1 / np.maximum(counts, 1)) @ total).tocsr()
+    means.sort_indices()
+    return means
 
 
-def solve(
-    places: Int[np.ndarray, "g m"], weights: Float[np.ndarray, "g m"], alpha: float, right: Float[np.ndarray, "g q"]
-) -> Float[np.ndarray, "g q"]:
-    """F of (I − αS) F = right, S as of ``mutual_graph``, 0 ≤ α < 1: conjugate gradients, all columns at once.
+def jaccard_distances(codes: Sparse, others: Sparse, places: Places) -> Float[np.ndarray, "q k"]:
+    """1 − Σ min(a, c) / Σ max(a, c) of the row a of ``codes`` [q, g] and the rows c of ``others`` [g, g] at its places.
 
-    Ends where every residual is at most 1e-6 of its right side; what the graph does not connect to it stays exactly 0.
+    1 where a and c have nothing in common, and where there is no place.
     """
-    target = SOLVED**2 * (right**2).sum(axis=0)
-    solution, residual, direction = np.zeros_like(right), right.copy(), right.copy()
-    squares = (residual**2).sum(axis=0)
-    for _ in range(ITERATIONS):
-        if (squares <= target).all():
-            break
-        image = direction - alpha * weighted_sums(direction, places, weights)
-        curvature = (direction * image).sum(axis=0)
-        step = squares / np.where(curvature > 0, curvature, 1)  # a column that is solved has no direction left
-        solution += step * direction
-        residual -= step * image
-        before, squares = squares, (residual**2).sum(axis=0)
-        direction = residual + squares / np.where(before > 0, before, 1) * direction
-    return solution
+    distances = np.ones(places.shape, np.float32)
+    sums, other_sums = codes.sum(axis=1), others.sum(axis=1)
+    block = max(1, PAIRS_OF_ROWS // max(1, places.shape[1]))
+    for start in range(0, len(places), block):
+        query, rank = np.nonzero(places[start : start + block] >= 0)
+        query += start
+        place = places[query, rank]
+        shared = codes[query].minimum(others[place]).sum(axis=1)
+        either = sums[query] + other_sums[place] - shared
+        distances[query, rank] -= shared / np.where(shared > 0, either, 1)
+    return distances
+
+
+def mutual_graph(places: Int[np.ndarray, "g k"], cosines: Float[np.ndarray, "g k"], gamma: float) -> Sparse:
+    """S = D^−½ A D^−½: A_ij = cos^γ where i and j list each other and cos > 0, D its row sums.
+
+    ``places`` are the neighbours of the gallery's members, a member not among its own.
+
+    Returns:
+      [g, g], symmetric; a member without mutual neighbours has an empty row.
+    """
+    from scipy import sparse
+
+    listed = sparse_rows(places, cosines > 0, len(places), powers(cosines, gamma))
+    affinity = listed.minimum(listed.T).tocsr()  # cosines are symmetric, bit for bit
+    degrees = affinity.sum(axis=1)
+    scale = sparse.diags_array(1 / np.sqrt(np.where(degrees > 0, degrees, 1)))
+    return (scale @ affinity @ scale).tocsr()
+
+
+def diffuse(graph: Sparse, alpha: float, sources: Float[np.ndarray, "q g"]) -> Float[np.ndarray, "q g"]:
+    """f of (I − αS) f = y, for each row y of ``sources``: S as of ``mutual_graph``, 0 ≤ α < 1, conjugate gradients.
+
+    Ends where the residual is at most 1e-6 ‖y‖; what the graph does not connect to y stays exactly 0.
+    """
+    from scipy import sparse
+    from scipy.sparse.linalg import cg
+
+    system = (sparse.eye_array(graph.shape[0], format="csr") - alpha * graph).tocsr()
+    return np.stack([cg(system, one, rtol=RESIDUAL, atol=0.0)[0] for one in sources]) if len(sources) else sources
+
+
+def first_by_key(keys: Float[np.ndarray, "q m"], rows: Int[np.ndarray, "q m"], k: int) -> Neighbours:
+    """The first ``k`` of each line by (key, row); lines shorter than ``k`` are filled up, as in ``search``."""
+    missing = ((0, 0), (0, max(0, k + 1 - keys.shape[1])))
+    keys, rows = np.pad(keys, missing, constant_values=np.inf), np.pad(rows, missing, constant_values=-1)
+    order = np.lexsort((rows, keys))[:, : k + 1]
+    keys, rows = np.take_along_axis(keys, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return Neighbours(rows[:, :k], keys[:, :k], np.isfinite(keys[:, k]) & (keys[:, k] == keys[:, k - 1]))

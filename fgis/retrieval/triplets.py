@@ -1,7 +1,12 @@
-"""Deep Ranking's protocol: are (query, positive, negative) ordered as people did? (Wang 2014, arXiv:1404.4661)"""
+"""The protocol of Deep Ranking: are (query, positive, negative) ordered as people ordered them?
+
+Reference: Wang, Song, Leung, Rosenberg, Wang, Philbin, Chen and Wu, Learning fine-grained image similarity with deep
+ranking, CVPR 2014, arXiv:1404.4661.
+"""
 
 import csv
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,16 +24,24 @@ SCORE_DEPTH = 30  # K of score_at_k, as published
 class TripletScores(NamedTuple):
     """How one model orders a set of triplets."""
 
-    correct: Bool[np.ndarray, " t"]  # D(q, p) < D(q, n); their mean is the similarity precision
-    counted: Bool[np.ndarray, " t"]  # p or n is among the K nearest of q
+    correct: Bool[np.ndarray, " t"]  # whether D(q, p) < D(q, n); their mean is the similarity precision
+    counted: Bool[np.ndarray, " t"]  # whether p or n is among the K nearest of q
     score: int  # score@K: correct less incorrect triplets among those counted
 
 
 def read_triplets(path: str | Path, image_ids: np.ndarray) -> Int[np.ndarray, "t 3"]:
-    """The rows of a CSV file of ``query,positive,negative`` image ids, with or without that line as a header.
+    """The triplets of a CSV file of ``query,positive,negative`` image ids, with or without that line as a header.
 
-    Raises ``UserError``, with the line, where a line has other than three ids, an id is not among ``image_ids`` or
-    stands twice in a triplet; and where there is no triplet, or no such file.
+    Args:
+      path: the file, in UTF-8; empty lines are passed over.
+      image_ids: of all images, [n].
+
+    Returns:
+      Rows of images (query, positive, negative), [t, 3].
+
+    Raises:
+      UserError: a line of other than three ids, an id that is not among ``image_ids`` or comes twice in a triplet, no
+        triplet, or no file that can be read. The message begins with the path and, where there is one, the line.
     """
     place = {str(image_id): row for row, image_id in enumerate(image_ids)}
     rows = []
@@ -36,24 +49,27 @@ def read_triplets(path: str | Path, image_ids: np.ndarray) -> Int[np.ndarray, "t
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             for number, line in enumerate(csv.reader(file, strict=True), 1):
                 ids = [cell.strip() for cell in line]
-                if not any(ids) or (number == 1 and [cell.lower() for cell in ids] == HEADER):
-                    continue
-                if len(ids) != 3 or not all(ids):
-                    raise UserError(f"{path}:{number}: found {','.join(line)!r}; write 'query,positive,negative'")
-                for one in ids:
-                    if one not in place:
-                        near = difflib.get_close_matches(one, place, 1, 0.6)
-                        hint = f"did you mean {near[0]!r}?" if near else "write ids as the feature file has them"
-                        raise UserError(f"{path}:{number}: no image {one!r} among these features; {hint}")
-                if len(set(ids)) < 3:
-                    raise UserError(f"{path}:{number}: found {','.join(line)!r}; name three different images")
-                rows.append([place[one] for one in ids])
+                if any(ids) and not (number == 1 and [cell.lower() for cell in ids] == HEADER):
+                    rows.append(_read_line(f"{path}:{number}", ids, place))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--triplets={path}: cannot be read ({reason}); name a CSV file in UTF-8") from error
+        raise UserError(f"{path}: cannot be read ({reason}); name a CSV file in UTF-8") from error
     if not rows:
-        raise UserError(f"--triplets={path}: no triplet in it; write lines of 'query,positive,negative'")
+        raise UserError(f"{path}: no triplet in it; write lines of 'query,positive,negative'")
     return np.array(rows)
+
+
+def _read_line(where: str, ids: Sequence[str], place: Mapping[str, int]) -> list[int]:
+    if len(ids) != 3 or not all(ids):
+        raise UserError(f"{where}: found {','.join(ids)!r}; write 'query,positive,negative'")
+    for one in ids:
+        if one not in place:
+            near = difflib.get_close_matches(one, place, 1, 0.6)
+            hint = f"did you mean {near[0]!r}?" if near else "write ids as the feature file has them"
+            raise UserError(f"{where}: no image {one!r} among these features; {hint}")
+    if len(set(ids)) < 3:
+        raise UserError(f"{where}: found {','.join(ids)!r}; name three different images")
+    return [place[one] for one in ids]
 
 
 def evaluate_triplets(
@@ -62,17 +78,34 @@ def evaluate_triplets(
     distance: str = "cosine",
     k: int = SCORE_DEPTH,
 ) -> TripletScores:
-    """How ``embeddings`` order ``triplets`` of rows (query, positive, negative).
+    """How embeddings order triplets of images, by the distances that ``search`` ranks by.
 
     Similarity precision: the share of triplets with D(q, p) < D(q, n); a tie is not correct. score@K: the number of
     correct less the number of incorrect ones among the triplets whose p or n is in the K nearest of q among all
     images, the query left out by its row and ties by the lowest row; a count, which grows with the number of triplets.
+
+    Args:
+      embeddings: of all images, [n, d].
+      triplets: rows of images (query, positive, negative), [t, 3].
+      distance: a key of ``fgis.distances.DISTANCES``.
+      k: K; beyond the number of images, every triplet counts.
+
+    Returns:
+      What is correct, what counts, and score@K.
+
+    Raises:
+      ValueError: as ``search``.
+
+    >>> points = np.array([[0.0], [1.0], [3.0]], np.float32)
+    >>> evaluate_triplets(points, np.array([[0, 1, 2], [2, 0, 1]]), "euclidean").correct
+    array([ True, False])
     """
     queries, index = np.unique(triplets[:, 0], return_inverse=True)
     embeddings = np.asarray(embeddings)
+    k = min(k, max(1, len(embeddings)))
     nearest = search(embeddings[queries], embeddings, k, distance, query_rows=queries).rows[index]
     counted = ((nearest == triplets[:, 1:2]) | (nearest == triplets[:, 2:3])).any(axis=1)
     vectors, measure = prepare_queries(embeddings, distance), MEASURES[distance]
-    query, positive, negative = (vectors[triplets[:, i]] for i in range(3))  # by the distances that search ranks by
+    query, positive, negative = (vectors[triplets[:, i]] for i in range(3))
     correct = measure.finish(measure.exact(query, positive)) < measure.finish(measure.exact(query, negative))
     return TripletScores(correct, counted, int(correct[counted].sum()) - int((~correct[counted]).sum()))
