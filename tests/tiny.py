@@ -41,14 +41,15 @@ def arguments(features: Path, workdir: Path, *more: str) -> list[str]:
 
 def comparison(anchors, positives, negatives, candidates=None, opposites=None, key=None, labels=None, rows=None):
     """What an objective sees, from embeddings and masks; the anchors are the candidates unless others are given."""
+    anchors = jnp.asarray(anchors)
     candidates = anchors if candidates is None else candidates
     none = jnp.zeros(len(candidates), jnp.int32)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0) if key is None else key))(jnp.arange(len(anchors)))
     return Comparison(
         anchors=anchors,
         candidates=candidates,
-        labels=none if labels is None else labels,
-        rows=none if rows is None else rows,
+        labels=none if labels is None else jnp.asarray(labels),
+        rows=none if rows is None else jnp.asarray(rows),
         positives=positives,
         negatives=negatives,
         opposites=jnp.zeros_like(negatives) if opposites is None else opposites,

@@ -179,7 +179,7 @@ def residual(*, rank: Count = 64, whiten: NonNegative = 0.0) -> Head:
 
 
 def _fit_nothing(features: Float[np.ndarray, "m f"]) -> Variables:
-    """The start of a head that begins at random, or where no features are needed to say."""
+    """Of a head that begins at random."""
     return {}
 
 

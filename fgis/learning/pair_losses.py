@@ -255,7 +255,11 @@ def proxy_anchor(
     Returns:
       Kinds [pull, push]: the first is averaged over the proxies with a positive in the batch, the second over all
       proxies (that have a candidate: an empty batch has no term).
+
+    Raises:
+      ValueError: ``scale`` is not above 0.
     """
+    require(proxy_anchor, scale=scale)
     distances = read_distances(distances, positives | negatives)
     pull = log_one_plus_sum_exp(-scale * (1 - distances - margin), positives)
     push = log_one_plus_sum_exp(scale * (1 - distances + margin), negatives)

@@ -143,7 +143,7 @@ def test_reductions_of_one_kind_by_hand():
     assert reduced("mean", *one) == -1.5
     assert reduced("mean_active", *one) == -3
     assert reduced("hinge_of_mean", *one) == 0
-    assert float(losses.hinge_of_mean(sums(*one), margin=2.0)) == 0.5
+    assert float(losses.hinge_of_mean(jax.tree.map(jnp.asarray, sums(*one)), margin=2.0)) == 0.5
 
 
 def test_reductions_average_each_kind_by_itself():
