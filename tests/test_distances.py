@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -79,7 +80,7 @@ def test_the_ranking_product_is_computed_in_float32_from_bfloat16():
     assert pairwise_distances(x, x, "euclidean").dtype == jnp.float32
 
 
-def test_euclidean_gradients_do_not_point_where_rounding_points():
+def test_euclidean_gradients_ignore_differences_of_rounding_alone():
     a = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     c = np.nextafter(a, np.float32(10) * np.sign(np.random.default_rng(1).normal(size=a.shape)).astype(np.float32))
     assert (a != c).all()
@@ -87,3 +88,18 @@ def test_euclidean_gradients_do_not_point_where_rounding_points():
     assert (jax.grad(lambda a: distance(a, jnp.asarray(c)).sum())(jnp.asarray(a)) == 0).all()
     near = jax.grad(lambda a: distance(a, jnp.asarray(c + 1e-4)).sum())(jnp.asarray(a))
     np.testing.assert_allclose(jnp.linalg.norm(near, axis=1), 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((A, C, "euclidian"), "distance: 'euclidian' found; did you mean 'euclidean'?"),
+        ((A[0], C), r"a: shape \(3,\) found; write a matrix"),
+        ((A, C[0]), r"c: shape \(3,\) found; write a matrix"),
+        ((A, C[:, :2]), "c: vectors of 2 numbers found; those of a have 3"),
+    ],
+)
+def test_an_argument_that_has_no_distances_is_named(arguments, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for a user, for whom no shapes are checked
+    with pytest.raises(ValueError, match=f"^{message}"):
+        pairwise_distances(*arguments)

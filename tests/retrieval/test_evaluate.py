@@ -6,7 +6,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from fgis.base import Protocol, RunPlan
 from fgis.retrieval import evaluate as module
-from fgis.retrieval.evaluate import compare, evaluate, evaluate_runs, object_folds, protocol, summarize
+from fgis.retrieval.evaluate import Criteria, evaluate, evaluate_runs, object_folds, protocol, score_neighbours
+from fgis.retrieval.intervals import compare
+from fgis.retrieval.rerank import average_query_expansion
+from fgis.retrieval.search import search
 
 METRICS = ("ns_score", "accuracy_top4", "recall@1", "recall@3", "r_precision", "map@r")
 
@@ -74,19 +77,19 @@ def test_whole_rankings_of_parts_leave_the_query_out_by_its_row():
     """Query 2 (label 7) is a duplicate of row 0 (label 7) and ties with it; row 3 is not in the gallery."""
     embeddings = np.array([[1.0], [5], [1], [1.5], [2], [1]], np.float32)
     labels = np.array([7, 7, 7, 7, 8, 8])
-    asked = Protocol(np.array([2, 3]), np.array([0, 1, 2, 4, 5]), exclude_self=False, depth=0)
-    found = evaluate(embeddings, labels, asked, WHOLE, "euclidean")
+    parts = Protocol(np.array([2, 3]), np.array([0, 1, 2, 4, 5]), depth=0)
+    found = evaluate(embeddings, labels, parts, WHOLE, "euclidean")
     # Query 2: others in order rows 0, 5 (ties by row), 4, 1. Query 3: rows 0, 2, 4, 5 all at .5, then 1.
     np.testing.assert_allclose(found["map"], [(1 + 2 / 4) / 2, (1 + 1 + 3 / 5) / 3])
     np.testing.assert_array_equal(found["mrr"], [1, 1])
 
 
-def test_coarse_labels_grade_the_answers():
+def test_coarse_labels_grade_the_neighbours():
     embeddings = np.array([[0.0], [1], [2], [3], [9]], np.float32)
     labels, coarse = np.array([0, 1, 0, 2, 3]), np.array([5, 5, 5, 6, 6])
     found = evaluate(embeddings, labels, protocol(labels, ("ndcg@2",)), ("ndcg@2",), "euclidean", coarse)["ndcg@2"]
     second = 1 / np.log2(3)
-    # Query 0: coarse, fine; ideal fine, coarse. Query 3: none (row 2), none (row 1); it has one coarse relative, row 4.
+    # Query 0: coarse, fine; ideal fine, coarse. Query 3: none (row 2), none (row 1); of its coarse class is row 4.
     assert found[0] == pytest.approx((1 + 3 * second) / (3 + second))
     assert found[3] == 0
     assert found[4] == pytest.approx(1)
@@ -113,19 +116,26 @@ def test_neighbours_vote():
 
 def test_queries_and_gallery_may_be_parts():
     embeddings, labels = shuffled()
-    asking, answering = np.array([1, 4, 6]), np.array([0, 2, 3, 5, 7, 8, 9])
-    found = evaluate(embeddings, labels, Protocol(asking, answering, False, 4), ("recall@1",), "euclidean")["recall@1"]
-    distances = euclidean_distances(embeddings[asking], embeddings[answering])
-    for value, query, row in zip(found, asking, distances, strict=True):
-        relatives = labels[answering] == labels[query]
-        assert np.isnan(value) if not relatives.any() else value == (relatives[np.argmin(row)])
+    query_rows, gallery_rows = np.array([1, 4, 6]), np.array([0, 2, 3, 5, 7, 8, 9])
+    found = evaluate(embeddings, labels, Protocol(query_rows, gallery_rows, 4), ("recall@1",), "euclidean")["recall@1"]
+    distances = euclidean_distances(embeddings[query_rows], embeddings[gallery_rows])
+    for value, query, row in zip(found, query_rows, distances, strict=True):
+        relevant = labels[gallery_rows] == labels[query]
+        assert np.isnan(value) if not relevant.any() else value == relevant[np.argmin(row)]
 
 
-def test_a_protocol_may_leave_the_query_out_of_every_metric():
-    embeddings, labels = np.array([[0.0], [1.0], [3.0]], np.float32), np.array([0, 0, 1])
-    everything = np.arange(3)
-    left_out = evaluate(embeddings, labels, Protocol(everything, everything, True, 4), ("ns_score",), "euclidean")
-    np.testing.assert_array_equal(left_out["ns_score"], [1, 1, np.nan])
+def test_a_k_beyond_the_gallery_gives_the_value_over_the_gallery():
+    """And takes no memory beyond it: lists of a billion neighbours would not fit."""
+    embeddings, labels = shuffled()
+    n, far = len(labels), 10**9
+    names = [f"{base}@{{}}" for base in ("recall", "mrr", "ndcg", "knn", "knn_weighted", "precision")]
+    beyond, whole = [[name.format(k) for name in names] for k in (far, n)]
+    assert protocol(labels, beyond).depth == n
+    found = evaluate(embeddings, labels, protocol(labels, beyond), beyond, "euclidean")
+    expected = evaluate(embeddings, labels, protocol(labels, whole), whole, "euclidean")
+    for one, other in zip(beyond[:-1], whole[:-1]):
+        np.testing.assert_allclose(found[one], expected[other], err_msg=one)
+    np.testing.assert_allclose(found[beyond[-1]] * far, expected[whole[-1]] * n)
 
 
 @pytest.mark.parametrize("folds", [2, 3, 5])
@@ -144,63 +154,22 @@ def test_runs_are_scored_on_the_fold_they_have_not_seen():
     folds = np.array([0, 0, 1, 1, 0, 0, 1, 1])
     perfect, useless = np.eye(4, dtype=np.float32)[labels], np.ones((8, 4), np.float32)
     plans = [RunPlan(5, -1), RunPlan(6, -1), RunPlan(5, 0), RunPlan(6, 0), RunPlan(5, 1), RunPlan(6, 1)]
-    answers = [useless, perfect, perfect, perfect, useless, perfect]
-    found = evaluate_runs(lambda run: answers[run], plans, folds, labels, ("r_precision",), "euclidean")
-    # All distances tie in a useless run, so rows 0 (and 1, for row 0) come first: only object 0 is answered rightly.
+    embeddings = [useless, perfect, perfect, perfect, useless, perfect]
+    found = evaluate_runs(lambda run: embeddings[run], plans, folds, labels, Criteria(("r_precision",), "euclidean"))
+    # All distances tie in a useless run, so rows 0 (and 1, for row 0) come first: only object 0 is ranked rightly.
     expected_useless = np.array([1, 1, 0, 0, 0, 0, 0, 0.0])
     np.testing.assert_array_equal(found["closed_set"]["r_precision"], [expected_useless, np.ones(8)])
     np.testing.assert_array_equal(
         found["unseen_objects"]["r_precision"], [np.where(folds == 0, 1, expected_useless), np.ones(8)]
     )
-    # A list of one answer and the query leaves out others that tie with it: all eight queries of the useless run.
+    # A list of one neighbour and the query leaves out others that tie with it: all eight queries of the useless run.
     ties = found["closed_set"].pop("tied")
     np.testing.assert_array_equal(ties, [np.ones(8), np.zeros(8)])
     report = compare({"trained": {**found["closed_set"], "tied": ties}}, labels, 8, 10, 0)
     assert report["tied"] == {"trained": 4}
     assert "tied" not in report["trained"]
-    # Among unseen objects alone, a useless run answers rightly for the first object of its own fold: rows 2 and 3.
+    # Among unseen objects alone, a useless run ranks rightly the first object of its own fold: rows 2 and 3.
     np.testing.assert_array_equal(found["unseen_gallery"]["r_precision"], [[1, 1, 1, 1, 1, 1, 0, 0], np.ones(8)])
-
-
-def test_summary_resamples_objects_and_not_images():
-    # Ten objects of 100 identical images: the interval must be that of ten draws, not of a thousand.
-    per_object = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1.0])
-    found = summarize(np.repeat(per_object, 100)[None], np.repeat(np.arange(10), 100))
-    assert found["mean"] == pytest.approx(0.5)
-    low, high = found["ci95"]
-    assert low == pytest.approx(0.2, abs=0.05)  # binomial(10, .5): 2.5 % quantile 2, 97.5 % quantile 8
-    assert high == pytest.approx(0.8, abs=0.05)
-
-
-def test_summary_resamples_seeds():
-    values = np.repeat([[0.0], [1.0]], 50, axis=1)  # every object agrees, the two seeds do not
-    assert summarize(values, np.arange(50)) == {"mean": 0.5, "ci95": [0.0, 1.0]}
-
-
-def test_summary_leaves_out_what_did_not_ask():
-    values = np.array([[1.0, np.nan, 0.0, np.nan], [1.0, np.nan, 1.0, np.nan]])
-    assert summarize(values, np.array([0, 0, 1, 1]))["mean"] == 0.75
-    nothing = summarize(np.full((1, 3), np.nan), np.arange(3))
-    assert np.isnan([nothing["mean"], *nothing["ci95"]]).all()
-
-
-def test_differences_are_paired():
-    """Trained is frozen plus a constant: that interval is a point, however wide those of the rows are."""
-    frozen = np.random.default_rng(0).random((1, 40))
-    rows = {"frozen": frozen, "untrained": np.repeat(frozen, 3, axis=0), "trained": np.repeat(frozen + 0.01, 3, axis=0)}
-    found = compare({name: {"map@r": values} for name, values in rows.items()}, np.repeat(np.arange(10), 4), 40, 500, 0)
-    for difference in ("difference", "difference_untrained"):
-        assert found[difference]["map@r"]["mean"] == pytest.approx(0.01)
-        assert found[difference]["map@r"]["ci95"] == pytest.approx([0.01, 0.01])
-    assert found["frozen"]["map@r"]["ci95"][1] - found["frozen"]["map@r"]["ci95"][0] > 0.05
-    assert (found["queries"], found["gallery"], found["without_relatives"], found["tied"]) == (40, 40, 0, {})
-
-
-def test_images_without_relatives_are_counted():
-    values = {"recall@1": np.array([[1.0, 1.0, np.nan]])}
-    found = compare({name: values for name in ("frozen", "untrained", "trained")}, np.array([4, 4, 9]), 3, 10, 0)
-    assert found["without_relatives"] == 1
-    assert found["trained"]["recall@1"]["mean"] == 1
 
 
 def test_one_class_only_has_defined_values():
@@ -222,6 +191,25 @@ def test_classes_of_one_image_have_no_value_but_the_query_itself():
 
 def test_no_query_has_no_values():
     embeddings, labels = shuffled()
-    nobody = Protocol(np.arange(0), np.arange(len(labels)), False, 4)
+    nobody = Protocol(np.arange(0), np.arange(len(labels)), 4)
     found = evaluate(embeddings, labels, nobody, ("recall@1", "map", "ndcg@3", "knn@3"))
     assert all(values.shape == (0,) for values in found.values())
+
+
+def test_lists_of_neighbours_are_scored_as_evaluate_scores_them():
+    embeddings, labels = shuffled()
+    names = (*METRICS, "knn@3", "ndcg@2", "tied")
+    lists = protocol(labels, names)
+    found = score_neighbours(search(embeddings, embeddings, lists.depth + 1), labels, lists, (*names, "map"))
+    assert list(found) == list(names)  # a whole ranking is no list of neighbours
+    for name, values in evaluate(embeddings, labels, lists, names).items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_reranked_lists_are_scored_and_whole_rankings_left_out():
+    embeddings, labels = shuffled()
+    names = ("map@r", "map")
+    found = evaluate(embeddings, labels, protocol(labels, names), names, "cosine", None, average_query_expansion)
+    assert list(found) == ["map@r"]
+    plain = evaluate(embeddings, labels, protocol(labels, names), names, "cosine")
+    assert (found["map@r"] != plain["map@r"])[np.isfinite(plain["map@r"])].any()

@@ -46,7 +46,7 @@ def test_thresholds_at_ties_and_without_scores():
     assert choose_threshold(np.array([np.nan, 0.5]), 0.1) < 0.5
 
 
-def test_a_query_asks_as_known_and_as_unknown():
+def test_a_query_is_scored_as_known_and_as_unknown():
     embeddings = np.array([[0.0], [1], [1.5], [5], [5.5], [9]], np.float32)
     labels = np.array([4, 4, 7, 7, 8, 9])
     rows = np.arange(6)

@@ -1,10 +1,13 @@
 import jax
+import jaxtyping
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from fgis.base import Neighbours
 from fgis.distances import DISTANCES, pairwise_distances
-from fgis.errors import UserError
 from fgis.retrieval import search as module
 from fgis.retrieval.measures import MEASURES
 from fgis.retrieval.search import prepare_gallery, search, search_stream
@@ -51,17 +54,19 @@ def hard_to_rank(distance, n=700, d=24):
     return x.astype(np.float32)
 
 
-def one_by_one(queries, gallery, k, distance):
+def one_by_one(queries, gallery, k, distance, sort=True):
     """All distances pair by pair, on the host, and a stable sort: the definition."""
     measure = MEASURES[distance]
     q, g = measure.prepare(queries), measure.prepare(gallery)
     distances = measure.finish(np.stack([measure.exact(one[None], g) for one in q]))
+    if not sort:
+        return None, distances
     order = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(distances, order, axis=1)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_the_answer_is_the_same_bits_for_any_block_any_shard_and_any_stream(distance, monkeypatch):
+def test_results_are_the_same_bits_for_any_block_any_shard_and_any_stream(distance, monkeypatch):
     gallery = hard_to_rank(distance)
     queries = gallery[::9]
     rows, distances = one_by_one(queries, gallery, 5, distance)
@@ -84,7 +89,7 @@ def test_the_answer_is_the_same_bits_for_any_block_any_shard_and_any_stream(dist
     assert len(jax.devices()) == 4
 
 
-def test_rounded_products_alone_would_answer_wrongly():
+def test_rounded_products_alone_would_rank_wrongly():
     """The data above is hard: ranking by one product, as most code does, gives other rows."""
     gallery = hard_to_rank("euclidean")
     rows, _ = one_by_one(gallery[::9], gallery, 5, "euclidean")
@@ -92,17 +97,17 @@ def test_rounded_products_alone_would_answer_wrongly():
     assert (product[:, :5] != rows).mean() > 0.1
 
 
-def test_a_query_is_asked_again_where_rounding_could_hide_a_nearer_entry(monkeypatch):
+def test_a_query_is_searched_again_where_rounding_could_hide_a_nearer_entry(monkeypatch):
     """A million away from the origin, products cannot tell entries apart that are 1, 2, 3 ... away from the query."""
-    asked = []
-    nearest = module._nearest
-    monkeypatch.setattr(module, "_nearest", lambda *a, **more: asked.append(a[3]) or nearest(*a, **more))
+    depths = []
+    blocks = module._search_blocks
+    monkeypatch.setattr(module, "_search_blocks", lambda *a, **more: depths.append(a[3]) or blocks(*a, **more))
     gallery = np.concatenate([np.full((300, 1), 2.0**20) + np.arange(300)[:, None], [[-(2.0**24)]]]).astype(np.float32)
     found = search(gallery[:2], gallery, 3, "euclidean")
     assert found.rows.tolist() == [[0, 1, 2], [1, 0, 2]]
     assert found.distances.tolist() == [[0, 1, 2], [0, 1, 1]]
     assert found.tied.tolist() == [False, False]
-    assert asked == [[9], [72], [301]]
+    assert depths == [[9], [72], [301]]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -151,11 +156,67 @@ def test_row_ids_may_exceed_32_bits():
     assert set(found.rows[0]) == set(rows[1:])
 
 
-def test_no_neighbour_and_no_gallery_are_refused():
-    with pytest.raises(UserError, match="k: 0 found"):
-        search(QUERIES, GALLERY, 0)
-    with pytest.raises(UserError, match="the gallery is empty"):
+@pytest.fixture
+def without_type_checks():
+    """What a user meets, for whom no shapes are checked."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+NAN = np.where(np.arange(6) == 1, np.nan, GALLERY)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(k=0), "k: 0 found; write a whole number of at least 1"),
+        (dict(distance="cosin"), "distance: 'cosin' found; did you mean 'cosine'?"),
+        (dict(distance="l2"), "distance: 'l2' found;.* known: .*euclidean"),
+        (dict(queries=QUERIES[0]), r"queries: shape \(6,\) found; write a matrix"),
+        (dict(gallery=GALLERY[0]), r"gallery: shape \(6,\) found; write a matrix"),
+        (dict(queries=QUERIES[:, :0]), r"queries: shape \(11, 0\) found"),
+        (dict(queries=QUERIES[:, :4]), "queries: embeddings of 4 numbers found; those of the gallery have 6"),
+        (dict(gallery=GALLERY[:0]), "gallery: empty"),
+        (dict(gallery=NAN[3:]), "gallery: the embedding of row 0 is NaN, infinite .* and so are 36 more"),
+        (dict(queries=np.where(GALLERY[3, 1] == GALLERY, np.inf, GALLERY)), "queries: the embedding of row 3 is NaN"),
+        (dict(query_rows=np.arange(3)), r"query_rows: shape \(3,\) found"),
+        (dict(gallery_rows=np.arange(3)), r"gallery_rows: shape \(3,\) found"),
+    ],
+)
+def test_an_argument_that_cannot_be_searched_is_named(change, message, without_type_checks):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        search(**{"queries": QUERIES, "gallery": GALLERY, "k": 3} | change)
+
+
+def test_a_stream_without_blocks_is_an_empty_gallery():
+    with pytest.raises(ValueError, match=r"^gallery: empty"):
         search_stream(QUERIES, [], 1)
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(
+    arrays(np.int8, (9, 3), elements=st.integers(-2, 2)),
+    arrays(np.int8, (23, 3), elements=st.integers(-2, 2)),
+    st.sampled_from(["euclidean", "manhattan", "inner_product", "cosine"]),
+    st.integers(1, 26),
+    st.sampled_from([4 * 40, 1 << 25]),
+    st.permutations(range(23)),
+)
+def test_search_is_a_full_sort_with_ties_by_row_for_any_block(queries, gallery, distance, k, scores, rows):
+    """Small whole numbers: many ties, zero vectors and duplicates."""
+    queries, gallery, rows = queries.astype(np.float32), gallery.astype(np.float32), np.array(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SCORES", scores)
+        found = search(queries, gallery, k, distance, gallery_rows=rows)
+    _, distances = one_by_one(queries, gallery[np.argsort(rows)], 23, distance, sort=False)
+    order = np.argsort(distances, axis=1, kind="stable")  # columns are row ids
+    full = min(k, 23)
+    np.testing.assert_array_equal(found.rows[:, :full], order[:, :full])
+    np.testing.assert_array_equal(found.distances[:, :full], np.take_along_axis(distances, order, axis=1)[:, :full])
+    assert (found.rows[:, full:] == -1).all()
+    last = np.take_along_axis(distances, order, axis=1)
+    np.testing.assert_array_equal(found.tied, last[:, k - 1] == last[:, k] if k < 23 else np.zeros(9, bool))
 
 
 def test_no_query_has_no_neighbours():
@@ -164,17 +225,3 @@ def test_no_query_has_no_neighbours():
 
 def test_every_distance_is_searched():
     assert set(MEASURES) == set(DISTANCES)
-
-
-def test_embeddings_that_are_not_finite_are_refused():
-    bad = GALLERY.copy()
-    bad[3, 1] = np.nan
-    with pytest.raises(UserError, match="gallery embeddings: row 3 and 0 more"):
-        search(QUERIES, bad, 3)
-    with pytest.raises(UserError, match="query embeddings: row 3"):
-        search(bad, GALLERY, 3)
-
-
-def test_an_empty_gallery_is_refused():
-    with pytest.raises(UserError, match="the gallery is empty"):
-        search(QUERIES, GALLERY[:0], 3)

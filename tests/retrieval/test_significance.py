@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fgis.retrieval.evaluate import summarize
+from fgis.retrieval.intervals import summarize
 from fgis.retrieval.significance import corrected, holm, paired, sign_flip_p
 
 
@@ -14,8 +14,8 @@ def exact(differences, classes):
     return np.mean([total >= abs(sums.sum()) - 1e-9 for total in totals])
 
 
-def test_four_classes_won_alike_by_hand():
-    """Of 16 sign patterns only + + + + and - - - - are as extreme as a win in every class: p = 1/8."""
+def test_four_classes_that_differ_alike_by_hand():
+    """Of 16 sign patterns only + + + + and - - - - are as extreme as a gain in every class: p = 1/8."""
     differences = np.array([[1.0, 1.0, 2.0, 1.0, 3.0]])
     classes = np.array([7, 7, 3, 9, 1])
     assert exact(differences, classes) == 0.125

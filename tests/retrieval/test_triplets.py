@@ -20,6 +20,7 @@ def test_precision_and_score_by_hand():
 
 def test_a_deep_list_counts_every_triplet_and_the_query_is_not_in_it():
     assert evaluate_triplets(EMBEDDINGS, TRIPLETS, "euclidean").score == 2 - 2
+    assert evaluate_triplets(EMBEDDINGS, TRIPLETS, "euclidean", k=10**9).counted.all()
     first = evaluate_triplets(EMBEDDINGS, TRIPLETS, "euclidean", k=1)
     assert first.counted.tolist() == [True, False, True, True]  # rows 1 and 2 tie for the first place: row 1
     twin = np.concatenate([EMBEDDINGS, EMBEDDINGS[:1]])  # a duplicate of the query is nearest, the query is not
@@ -58,9 +59,9 @@ def test_triplets_are_read_by_image_id(header, tmp_path):
         ("a.jpg,b.jpg\n", "t.csv:1: found 'a.jpg,b.jpg'; write 'query,positive,negative'"),
         ("a.jpg,b.jpg,e.jpg\na.jpg,c/e.jpg,b.jpg", "t.csv:2: no image 'c/e.jpg' among these features; did you mean"),
         ("a.jpg,b.jpg,a.jpg", "t.csv:1: found 'a.jpg,b.jpg,a.jpg'; name three different images"),
-        ("query,positive,negative\n", "no triplet in it"),
-        ('"a.jpg,b.jpg', "cannot be read"),
-        (None, "cannot be read (No such file or directory)"),
+        ("query,positive,negative\n", "t.csv: no triplet in it"),
+        ('"a.jpg,b.jpg', "t.csv: cannot be read"),
+        (None, "t.csv: cannot be read (No such file or directory)"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(text, line, tmp_path):
@@ -69,4 +70,5 @@ def test_what_is_wrong_with_a_file_is_one_line(text, line, tmp_path):
     with pytest.raises(UserError) as found:
         read_triplets(tmp_path / "t.csv", IDS)
     assert line in str(found.value)
+    assert str(found.value).startswith(str(tmp_path / "t.csv"))
     assert "\n" not in str(found.value)
