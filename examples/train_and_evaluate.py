@@ -1,6 +1,6 @@
 """Trains one head on the bundled features and evaluates it on objects that it has not seen.
 
-    python examples/train_and_evaluate.py
+python examples/train_and_evaluate.py
 """
 
 from functools import partial
@@ -12,14 +12,13 @@ import fgis
 
 data = fgis.load_features()  # 1,000 photos of 250 objects, described by MobileNetV2
 features = fgis.prepare(data.features, power=0.5, normalize=True)
-unseen = fgis.object_folds(data.labels, 5, 0) == 0  # a fifth of the objects is kept for evaluation
+unseen = fgis.object_folds(data.labels, 5) == 0  # a fifth of the objects is kept for evaluation
 
+loss = partial(fgis.losses.soft_margin, temperature=0.1)
 strategy = fgis.Strategy(
     head=fgis.heads.residual(rank=128, whiten=0.1),
     sample=partial(fgis.sample_pk, classes=32, per_class=4),
-    objective=fgis.objectives.mined(
-        fgis.miners.semi_hard, partial(fgis.losses.triplet_loss, margin=0.2), fgis.distances.DISTANCES["cosine"]
-    ),
+    objective=fgis.objectives.mined(fgis.batch_hard, loss, fgis.distances.DISTANCES["cosine"]),
 )
 recipe = fgis.make_recipe(strategy, feature_size=features.shape[-1])
 training_data = fgis.TrainingData(features, data.labels)
