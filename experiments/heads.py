@@ -47,45 +47,16 @@ ROWS = [
 ]  # fmt: skip
 
 ALL_IMAGES = "all 10,200 images"
-UNNAMED = "source not recorded"
-BASELINES = (
-    Published("frozen ResNet-50", UNNAMED, "unseen classes", elsewhere="R@1 CUB 45.5, Cars 24.7, SOP 51.5"),
-    Published("frozen CLIP L/14", UNNAMED, "unseen classes", elsewhere="R@1 CUB 74.5, Cars 84.4, SOP 67.0"),
-    Published("frozen DINOv2 B/14", UNNAMED, "unseen classes", elsewhere="R@1 CUB 83.3, Cars 82.8, SOP 55.7"),
-)
 PUBLISHED = {
     "ukbench": (
         Published("MLP on VGG16", "the blog post", "closed set, first 1,000 images", {"ns_score": 3.787}),
         Published("OverFeat", "Razavian 2014, table 7", ALL_IMAGES, {"ns_score": 3.04}),
         Published("OverFeat, spatial search, augmented", "Razavian 2014, table 7", ALL_IMAGES, {"ns_score": 3.64}),
         Published("ViT-B/16", "arXiv:2101.03771", ALL_IMAGES, {"ns_score": 3.759}),
-        *BASELINES,
-    ),
-    "grocerystore": BASELINES,
-}
-
-COMMENTARY = {
-    "ukbench": (
-        "What it shows: where a head begins decides nearly everything. Residual heads of any rank, which "
-        "begin at the whitened features, keep their start's gain and lie within .0014 of each other; one "
-        "linear layer from a random start just reaches the frozen features in 200 steps, and every further "
-        "layer loses. Under batch-hard a random MLP of three layers draws its embeddings into a cone: the "
-        "loss stays near ln 2, the value of a tie, and the variance falls below .004, where linear heads have"
-        " .97. The ranking inside the cone can still be fair (3.90), which is why a collapse is told by the "
-        "variance and not by the score. The published network, on plain features by Euclidean distance, loses"
-        " the ranking as well: .42, from 3.71 before training."
-    ),
-    "grocerystore": (
-        "What it shows: rank matters where training matters. From 32 to 256 directions MAP@R rises from .646 "
-        "to .678, and all of them differ significantly from the default's 128. The whitened start is what "
-        "makes it: the same head begun at the features themselves contracts under batch-hard (variance .003) "
-        "and ends .025 below them. A linear layer from a random start gains .03 to .06 over the frozen "
-        "features; every deeper network loses, more so at the higher rate, and two of them have collapsed in "
-        "nearly all runs."
     ),
 }
 
-TABLE = Table("heads", ROWS, "residual, rank 128", PUBLISHED, COMMENTARY)
+TABLE = Table("heads", ROWS, "residual, rank 128", PUBLISHED)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

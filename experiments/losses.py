@@ -93,29 +93,7 @@ PUBLISHED = {
     "grocerystore": BASELINES,
 }
 
-COMMENTARY = {
-    "ukbench": (
-        "What it shows: next to a whitened start the loss hardly matters on UKBench. From batch-hard with a "
-        "soft margin to Smooth-AP and multi-similarity all rows lie within .002 of each other, and none "
-        "differs from it once corrected. The exception is a warning: contrastive averaged over all its pairs. "
-        "Most negatives lie beyond the margin and add nothing but their number, so the positives win and the "
-        "embedding shrinks to an effective rank of 4. Averaged over the pairs that still learn, as its usual "
-        "implementations do, the same loss is as good as any."
-    ),
-    "grocerystore": (
-        "What it shows: the spread between losses is small where each is used as intended, and the plain ones "
-        "hold up. Smooth-AP leads, .0075 MAP@R above the soft margin; the triplet hinge is .006 above it, and "
-        "so is the published difference without a batch-mean hinge that ever closes (its margin of 1 keeps it "
-        "open at this scale). N-pair and supervised contrastive do not differ from it, nor do the margin loss "
-        "with distance weighting and multi-similarity. Proxy-anchor, selectively contrastive on batch-hard "
-        "triplets and contrastive are clearly worse with the settings of their papers, which were chosen for "
-        "fine-tuned networks and more steps. Opposites as the blog proposed them bring nothing: the loss is "
-        "contrastive with a second margin, and scores as contrastive does (.625), though other coarse classes "
-        "are where retrieval could be helped."
-    ),
-}
-
-TABLE = Table("losses", ROWS, "soft margin", PUBLISHED, COMMENTARY)
+TABLE = Table("losses", ROWS, "soft margin", PUBLISHED)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

@@ -38,22 +38,7 @@ PUBLISHED = {
     ),
 }  # fmt: skip
 
-COMMENTARY = {
-    "ukbench": (
-        "What it shows: a plateau. Margins from .05 to .4, temperatures from .03 to 1 and batches from 8 to "
-        "128 objects lie within .003 of each other, and no difference survives correction. A batch of 32 "
-        "images trains as well as one of 512, at a sixth of the time."
-    ),
-    "grocerystore": (
-        "What it shows: a wide plateau with a slope. A triplet margin of .1 to .4 and a soft margin at a "
-        "temperature of .3 to 1 gain .004 to .006 MAP@R over the default, all significant over 81 classes and"
-        " none of them large; pressing harder (.03) loses as much. Batches of 16 classes are as good as 32 or"
-        " 64, of 8 they are worse (−.011); two images of a class are worse than four (−.009), which are as "
-        "good as eight in half the time."
-    ),
-}
-
-TABLE = Table("margins_and_batch", ROWS, "soft margin, T .1, 32 × 4", PUBLISHED, COMMENTARY)
+TABLE = Table("margins_and_batch", ROWS, "soft margin, T .1, 32 × 4", PUBLISHED)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

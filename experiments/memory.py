@@ -32,23 +32,7 @@ BASELINES = (
 )  # fmt: skip
 PUBLISHED = {"ukbench": BASELINES, "grocerystore": BASELINES}
 
-COMMENTARY = {
-    "ukbench": (
-        "What it shows: a memory of earlier batches brings nothing on UKBench. Batch-hard gains .001 with "
-        "1,024 places, which is no difference, and NT-Xent loses as much or more: a fold has 800 training "
-        "images, so that the memory mostly holds older embeddings of images that the batch could have shown, "
-        "at up to three times the cost. The method was made for data sets of ten thousand classes and more."
-    ),
-    "grocerystore": (
-        "What it shows: a memory hurts batch-hard and leaves NT-Xent where it was. Batch-hard picks the "
-        "hardest of all that is remembered: MAP@R falls by .078 with 256 places and by .021 with 1,024, and "
-        "waiting 100 steps mends little of it. NT-Xent, which averages over the same candidates, changes by "
-        "less than its interval. The 65 training classes of a fold nearly fit into one batch of 32 × 4 images"
-        " taken twice: there is little that a memory could add."
-    ),
-}
-
-TABLE = Table("memory", ROWS, "batch-hard, no memory", PUBLISHED, COMMENTARY)
+TABLE = Table("memory", ROWS, "batch-hard, no memory", PUBLISHED)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

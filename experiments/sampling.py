@@ -61,7 +61,7 @@ ROWS = [
     Row(
         "Deep Ranking triplets",
         {"sampler.name": "deep_ranking", "miner.name": "given"},
-        note="drawn by relevance; asks for 20 % of the negatives out of class, and gets 100 % on UKBench and 78 % on "
+        note="drawn by relevance, 20 % of the negatives out of class where that is possible: 100 % are on UKBench and 78 % on "
         "GroceryStore, most of whose coarse classes hold one class alone; no mining",
     ),
     Row(
@@ -104,30 +104,7 @@ PUBLISHED = {
     "grocerystore": BASELINES,
 }
 
-COMMENTARY = {
-    "ukbench": (
-        "What it shows: next to a whitened start, mining has nothing left to find on UKBench. No row of this "
-        "recipe differs from batch-hard in N-S score once twenty-odd comparisons are corrected for, and none "
-        "from the untrained head by more than .004. Random negatives and batch-all come out first, hard "
-        "mining last: what is still wrong are ambiguous objects, which hard negatives are made of. The choice "
-        "of negatives does decide from a random start under a hinge with a high rate, where the nearest "
-        "negatives alone collapse all runs to one point and semi-hard ones learn, though far less than the "
-        "frozen features already know."
-    ),
-    "grocerystore": (
-        "What it shows: mining matters where there is something to learn. Semi-hard negatives beat batch-hard "
-        "by about .01 MAP@R, whatever is done with pairs that have none; distance weighting and the nearest "
-        "negative of every pair gain half of that; random negatives and batch-all do not beat batch-hard. The "
-        "order random < semi-hard of the literature holds, semi-hard < distance-weighted does not. How "
-        "batches are made counts as much: P × K is better than uniform or balanced batches, and triplets "
-        "drawn beforehand, published or by relevance, give up half of the gain and more. Deep Ranking's "
-        "in-class negatives do help it: .610 with as many as there are, .583 with none. The nearest negatives "
-        "alone collapse only where nothing holds the embedding in place: from a random start, under a hinge, "
-        "at a high rate."
-    ),
-}
-
-TABLE = Table("sampling", ROWS, "batch-hard", PUBLISHED, COMMENTARY)
+TABLE = Table("sampling", ROWS, "batch-hard", PUBLISHED)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))
