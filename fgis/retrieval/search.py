@@ -172,8 +172,8 @@ def _search_blocks(
             waiting.append((block, selected))
         if waiting and (block is None or len(waiting) > 1):
             done, selected = waiting.pop(0)
-            for part, shard, mine, found in zip(parts, gallery.shards, own, selected, strict=True):
-                _decide(part, done, queries[done], mine[done], shard, measure, found)
+            for part, shard, mine, chosen in zip(parts, gallery.shards, own, selected, strict=True):
+                _decide(part, done, queries[done], mine[done], shard, measure, chosen)
     return parts
 
 

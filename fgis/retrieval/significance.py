@@ -80,7 +80,7 @@ def holm(p: Sequence[float] | Float[np.ndarray, " r"]) -> list[float]:
     return adjusted.tolist()
 
 
-def paired(
+def paired_difference(
     values: Float[np.ndarray, "s n"],
     others: Float[np.ndarray, "s2 n"],
     classes: Int[np.ndarray, " n"],
@@ -107,7 +107,7 @@ def corrected(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     """The comparisons of one family, corrected together.
 
     Args:
-      comparisons: {row: as of ``paired``}.
+      comparisons: {row: as of ``paired_difference``}.
 
     Returns:
       {row: the same, with "p_holm", which is p adjusted for all of them}.

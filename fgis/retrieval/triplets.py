@@ -100,12 +100,12 @@ def evaluate_triplets(
     >>> evaluate_triplets(points, np.array([[0, 1, 2], [2, 0, 1]]), "euclidean").correct
     array([ True, False])
     """
+    vectors, measure = prepare_queries(embeddings, distance, "embeddings"), MEASURES[distance]
     queries, index = np.unique(triplets[:, 0], return_inverse=True)
     embeddings = np.asarray(embeddings)
     k = min(k, max(1, len(embeddings)))
     nearest = search(embeddings[queries], embeddings, k, distance, query_rows=queries).rows[index]
     counted = ((nearest == triplets[:, 1:2]) | (nearest == triplets[:, 2:3])).any(axis=1)
-    vectors, measure = prepare_queries(embeddings, distance), MEASURES[distance]
     query, positive, negative = (vectors[triplets[:, i]] for i in range(3))
     correct = measure.finish(measure.exact(query, positive)) < measure.finish(measure.exact(query, negative))
     return TripletScores(correct, counted, int(correct[counted].sum()) - int((~correct[counted]).sum()))

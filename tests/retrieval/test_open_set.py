@@ -59,7 +59,7 @@ def test_a_query_is_scored_as_known_and_as_unknown():
 
 
 def test_thresholds_come_from_other_objects():
-    """Two halves whose unknown scores lie apart: at their own thresholds the false alarms would be as asked for."""
+    """Two halves whose unknown scores lie apart: at their own thresholds false alarms would be exactly that share."""
     rng = np.random.default_rng(8)
     objects = np.repeat(np.arange(40), 5)
     unknown = rng.random((1, 200)) + 1.0

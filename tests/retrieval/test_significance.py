@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fgis.retrieval.intervals import summarize
-from fgis.retrieval.significance import corrected, holm, paired, sign_flip_p
+from fgis.retrieval.significance import corrected, holm, paired_difference, sign_flip_p
 
 
 def exact(differences, classes):
@@ -98,9 +98,9 @@ def test_paired_differences_have_the_mean_and_interval_of_summarize():
     rng = np.random.default_rng(0)
     trained, frozen, classes = rng.random((4, 30)), rng.random((1, 30)), np.arange(30) // 3
     trained[2, 4] = np.nan
-    found = paired(trained, frozen, classes)
+    found = paired_difference(trained, frozen, classes)
     assert found == {**summarize(trained - frozen, classes), "p": sign_flip_p(trained - frozen, classes)}
-    assert paired(trained, trained, classes) == {"mean": 0, "ci95": [0, 0], "p": 1}
+    assert paired_difference(trained, trained, classes) == {"mean": 0, "ci95": [0, 0], "p": 1}
 
 
 def test_a_family_is_corrected_together():
