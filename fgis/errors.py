@@ -1,4 +1,7 @@
-"""The one exception that becomes a line on the terminal."""
+"""The one exception that becomes a line on the terminal, and how a line gets the name of its key."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -8,3 +11,22 @@ class UserError(ValueError):
     functions raise a plain ``ValueError`` about their own arguments, and a ``UserError`` about files and the data in
     them; only ``fgis.experiment`` and ``fgis.commands`` speak of flags and configuration keys.
     """
+
+
+@contextmanager
+def naming(prefix: str) -> Iterator[None]:
+    """Turns a ``ValueError`` of the body into a ``UserError`` whose line begins with ``prefix``, such as a key.
+
+    A ``UserError`` that already names a file keeps its line where ``prefix`` ends in a dot, the beginning of a key.
+
+    >>> with naming("config.features."):
+    ...     raise ValueError("fit: 'stretch' is unknown")
+    Traceback (most recent call last):
+    fgis.errors.UserError: config.features.fit: 'stretch' is unknown
+    """
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, UserError) and prefix.endswith("."):
+            raise
+        raise UserError(f"{prefix}{error}") from error

@@ -5,6 +5,7 @@ and defaults. The same annotations serve library functions that check their own 
 """
 
 import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -20,16 +21,16 @@ class Range(NamedTuple):
     low_included: bool = True
     high_included: bool = True
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: int | float) -> bool:
         """Whether ``value`` lies within the bounds; NaN and infinities never do, unless a bound is that infinity."""
         above = value > self.low or (self.low_included and value == self.low)
         below = value < self.high or (self.high_included and value == self.high)
-        return above and below and (math.isfinite(value) or value in (self.low, self.high))
+        return above and below and (isinstance(value, int) or math.isfinite(value) or value in (self.low, self.high))
 
     def words(self) -> str:
         """The range in words: ``above 0``, ``of at least 1``, ``from 0 to below 1``."""
-        low = f"{self.low:g}" if self.low_included else f"above {self.low:g}"
-        high = f"{self.high:g}" if self.high_included else f"below {self.high:g}"
+        low = f"{self.low:.10g}" if self.low_included else f"above {self.low:.10g}"
+        high = f"{self.high:.10g}" if self.high_included else f"below {self.high:.10g}"
         if math.isinf(self.low) and math.isinf(self.high):
             return "that is finite"
         if math.isinf(self.high):
@@ -45,8 +46,9 @@ Positive = Annotated[float, Range(0, low_included=False, high_included=False)]
 NonNegative = Annotated[float, Range(0, high_included=False)]
 Share = Annotated[float, Range(0, 1)]
 ShareBelowOne = Annotated[float, Range(0, 1, high_included=False)]
-Count = Annotated[int, Range(1)]
-Whole = Annotated[int, Range(0)]
+LARGEST = 2**31 - 1  # devices count in 32 bits
+Count = Annotated[int, Range(1, LARGEST)]
+Whole = Annotated[int, Range(0, LARGEST)]
 
 
 class Parameter(NamedTuple):
@@ -56,6 +58,7 @@ class Parameter(NamedTuple):
     default: Any
 
 
+@functools.cache
 def hyperparameters(function: Callable[..., Any]) -> dict[str, Parameter]:
     """The keyword-only parameters of ``function`` by name: what a configuration may set.
 

@@ -20,7 +20,7 @@ def run(config: Any, workdir: Any, options: Options) -> None:
     del workdir, options
     from tqdm import tqdm
 
-    from fgis.errors import UserError
+    from fgis.errors import UserError, naming
     from fgis.experiment.config import extraction_settings, read_settings
     from fgis.experiment.differences import to_plain
     from fgis.features import collection, extract
@@ -30,7 +30,7 @@ def run(config: Any, workdir: Any, options: Options) -> None:
         raise UserError("config.features.path: empty; name the feature file to write, such as features/mine.h5")
     if not features.backbone:
         raise UserError("config.features.backbone: empty; name the network that makes the features")
-    try:
+    with naming("config.features."):
         images = collection.load_collection(features.collection, features.images)
         with tqdm(total=len(images.labels), unit="image", disable=None) as bar:
             extract.extract(
@@ -40,7 +40,3 @@ def run(config: Any, workdir: Any, options: Options) -> None:
                 progress=lambda done, total: bar.update(done - bar.n),
                 say=lambda line: tqdm.write(line),
             )
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"config.features.{error}") from None

@@ -31,17 +31,15 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     Raises:
       UserError: the picture, or every one of a folder, cannot be used; or the gallery cannot be searched.
     """
-    from fgis.errors import UserError
+    from fgis.errors import UserError, naming
     from fgis.experiment.run import Run
     from fgis.gallery import pictures
     from fgis.gallery.search import SearchOptions, rank_picture
     from fgis.report import search_page
 
     crop = _check(options, workdir)
-    try:
+    with naming("--image="):
         paths = pictures.picture_paths(options.image)
-    except UserError as error:
-        raise UserError(f"--image={error}") from None
     left_out: list[UserError] = []
     usable = pictures.usable_pictures(paths, crop, left_out)
     first = next(usable, None)  # before anything slow: what is wrong with the only picture is said at once
@@ -62,7 +60,7 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         files = search_page.write_files(folder / names[picture.path], result)
         documents.append(search_page.document(result))
         if not options.json:
-            print("\n".join([search_page.text(result), *map(str, files), ""]), flush=True)
+            print("\n".join([search_page.search_text(result), *map(str, files), ""]), flush=True)
         _tell(left_out, options)
     _tell(left_out, options)
     if options.json:
@@ -71,7 +69,7 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
 
 def _check(options: Options, workdir: Path | None) -> Any:
     """The box of ``--crop``; raises ``UserError`` for whatever is wrong with the flags by themselves."""
-    from fgis.errors import UserError
+    from fgis.errors import UserError, naming
     from fgis.gallery.pictures import parse_crop
     from fgis.ranges import nearest
     from fgis.retrieval.rerank import RERANKERS
@@ -86,10 +84,8 @@ def _check(options: Options, workdir: Path | None) -> Any:
         raise UserError(f"--rerank={options.rerank}: no such method; {nearest(options.rerank, RERANKERS)}")
     if options.rerank and options.farthest:
         raise UserError(f"--farthest: does not go with --rerank={options.rerank}, which orders the nearest; drop one")
-    try:
+    with naming(f"--crop={options.crop}: "):
         return parse_crop(options.crop)
-    except ValueError as error:
-        raise UserError(f"--crop={options.crop}: {error}") from None
 
 
 def _rerank(opened: Any, options: Options) -> Any:

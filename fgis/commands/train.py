@@ -30,7 +30,7 @@ def run(config: Any, workdir: Any, options: Options) -> None:
     training.claim(opened, workdir)
     report = files.read_json(workdir / "report.json")
     if training.is_finished(workdir, total) and report:
-        print(f"{workdir} is finished: nothing left to train\n\n{summary.text(report)}")
+        print(f"{workdir} is finished: nothing left to train\n\n{summary.report_text(report)}")
         return
     plans = opened.plans
     print(f"{len(opened.rows.labels)} images; preparing {len(plans)} runs of {total} steps", flush=True)

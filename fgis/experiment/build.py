@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from fgis.base import BatchInfo, Objective, RunPlan
 from fgis.distances import DISTANCES
-from fgis.errors import UserError
+from fgis.errors import UserError, naming
 from fgis.experiment.config import LOSSES, PAIR_LOSSES, Choice, ExperimentSettings, options_of
 from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
 from fgis.learning.recipe import Strategy, make_recipe, make_runs, trace_step
@@ -64,10 +64,8 @@ def build_scoring(settings: ExperimentSettings) -> Scoring:
 def build_head(settings: ExperimentSettings) -> heads.Head:
     """The embedding network of ``settings``."""
     name = settings.head.name
-    try:
+    with naming(f"config.head.{name}."):
         return settings.head.bind(heads.HEADS[name])()
-    except ValueError as error:
-        raise UserError(f"config.head.{name}.{error}") from None
 
 
 def build_rerank(choice: Choice) -> Rerank | None:

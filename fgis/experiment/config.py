@@ -10,16 +10,16 @@ from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from fgis.distances import DISTANCES
-from fgis.errors import UserError
+from fgis.errors import UserError, naming
 from fgis.experiment.differences import with_tuples
 from fgis.features import extract
 from fgis.features.collection import COLLECTIONS
 from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
-from fgis.ranges import Count, Parameter, Positive, Range, Whole, conform, hyperparameters, nearest
+from fgis.ranges import LARGEST, Count, Parameter, Positive, Range, Whole, conform, hyperparameters, nearest
 from fgis.retrieval.metrics import find_metric
 from fgis.retrieval.rerank import DIRECTIONS, RERANKERS
 
-Seed = Annotated[int, Range(0, 2**31 - 1)]
+Seed = Annotated[int, Range(0, LARGEST)]
 
 
 class FeatureSettings(NamedTuple):
@@ -139,7 +139,7 @@ def read_settings(config: Mapping[str, Any]) -> ExperimentSettings:
     values: dict[str, Any] = {}
     for key, annotation in hints.items():
         if key in RECORDS:
-            values[key] = _read_record(f"{key}.", config[key], RECORDS[key])
+            values[key] = _read_group(f"{key}.", config[key], RECORDS[key])
         elif key in CHOICES:
             values[key] = _read_choice(key, config[key])
         else:
@@ -167,13 +167,11 @@ def _check_keys(prefix: str, config: Mapping[str, Any], known: Iterable[str]) ->
 
 
 def _read_value(key: str, annotation: Any, value: Any) -> Any:
-    try:
+    with naming(f"config.{key}: "):
         return conform(annotation, value)
-    except ValueError as error:
-        raise UserError(f"config.{key}: {error}") from None
 
 
-def _read_record(prefix: str, config: Any, record: Any) -> Any:
+def _read_group(prefix: str, config: Any, record: Any) -> Any:
     if not isinstance(config, Mapping):
         raise UserError(f"config.{prefix[:-1]}: {config!r} found, where a group of keys belongs; {SHAPE}")
     hints = get_type_hints(record, include_extras=True)
@@ -194,6 +192,8 @@ def _read_choice(group: str, config: Any) -> Choice:
             continue
         if other not in table:
             raise UserError(f"config.{group}.{other}: no such {group}; {nearest(other, table)}")
+        if not isinstance(given, Mapping):
+            raise UserError(f"config.{group}.{other}: {given!r} found, where its options belong; write dict(...)")
         known = options_of(group, other)
         for key in given:
             if key not in known:
@@ -213,10 +213,8 @@ def _check_names(settings: ExperimentSettings) -> None:
     if not settings.evaluation.metrics:
         raise UserError("config.evaluation.metrics: () found; name at least one metric, such as ('map@r',)")
     for name in settings.evaluation.metrics:
-        try:
+        with naming("config.evaluation.metrics: "):
             find_metric(name)
-        except ValueError as error:
-            raise UserError(f"config.evaluation.metrics: {error}") from None
     for entry in settings.evaluation.published:
         right = isinstance(entry, tuple | list) and len(entry) == 4 and isinstance(entry[3], int | float)
         if not right or not all(isinstance(word, str) for word in entry[:3]):
@@ -230,10 +228,8 @@ def _check_names(settings: ExperimentSettings) -> None:
             f"{nearest(features.collection, COLLECTIONS)}"
         )
     if features.backbone:  # "" takes a feature file as it is
-        try:
+        with naming("config.features."):
             extract.check_settings(extraction_settings(features))
-        except ValueError as error:
-            raise UserError(f"config.features.{error}") from None
 
 
 def extraction_settings(features: FeatureSettings) -> extract.Settings:

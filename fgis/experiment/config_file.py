@@ -65,7 +65,8 @@ def load_config(argument: str) -> ml_collections.ConfigDict:
     except UserError:
         raise
     except Exception as error:  # whatever the code of the file raises is for its author to correct
-        raise UserError(f"--config={argument}: {_place(error, path)}{type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"--config={argument}: {_place(error, path)}{type(error).__name__}: {reason}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"--config={argument}: get_config() returns {type(config).__name__}; return a ConfigDict")
     return config.lock()

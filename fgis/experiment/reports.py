@@ -113,9 +113,9 @@ def write_report(
     }
     if folder != workdir_of(run):
         files.write_json(folder / "config.json", run.config)
-    files.write_text(folder / "report.html", render.html(report, history, run.plans, shown))
+    files.write_text(folder / "report.html", render.report_html(report, history, run.plans, shown))
     files.write_json(folder / "report.json", report)
-    print(f"\n{summary.text(report)}\n{folder / 'report.json'}\n{folder / 'report.html'}")
+    print(f"\n{summary.report_text(report)}\n{folder / 'report.json'}\n{folder / 'report.html'}")
 
 
 def show_examples(run: Run, found: Evaluated) -> examples.Examples:

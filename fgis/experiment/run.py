@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from PIL import Image
 
 from fgis.base import RunPlan
-from fgis.errors import UserError
+from fgis.errors import UserError, naming
 from fgis.experiment import identity, operating_point
 from fgis.experiment.build import (
     Experiment,
@@ -84,10 +84,8 @@ class Run:
         rows = store.open_rows(features.path)
         if features.backbone:
             expected = {key: getattr(features, key) for key in CHECKED}
-            try:
+            with naming("config.features: "):
                 store.check_features(rows, features.path, expected)
-            except UserError as error:
-                raise UserError(f"config.features: {error}") from None
         return rows
 
     @cached_property
@@ -142,11 +140,8 @@ class Run:
         """
         place = self.workdir
         assert place is not None
-        try:
+        with naming("--workdir: " if self.wanted_step is None else f"--step={self.wanted_step}: "):
             found = Checkpoint(*checkpoint.restore_params(place, self.wanted_step))
-        except ValueError as error:
-            flag = "--workdir" if self.wanted_step is None else f"--step={self.wanted_step}"
-            raise UserError(f"{flag}: {error}") from None
         refuse_other(self.config, found.config, place, OF_EVALUATION)
         return found
 
@@ -231,7 +226,8 @@ class Run:
         if not self.settings.features.backbone:
             raise UserError("config.features.backbone: empty; name the network that made the features of the file")
         settings = extraction_settings(self.settings.features)
-        extractor = extract.load_extractor(settings)
+        with naming("config.features."):
+            extractor = extract.load_extractor(settings)
         held, own = self.rows.source.get("weights_sha256"), extractor.source["weights_sha256"]
         if held not in (None, own):
             raise UserError(
@@ -251,15 +247,16 @@ class Run:
         features = self.settings.features
         if not features.images:
             return lambda image_id: None
-        try:
+        with naming("config.features."):
             return picture_finder(load_collection(features.collection, features.images))
-        except UserError:
-            raise
-        except ValueError as error:
-            raise UserError(f"config.features.{error}") from None
 
 
 def embed_with(scoring: Scoring, params: Any, features: Float[np.ndarray, "m f"], run: int) -> Float[np.ndarray, "m d"]:
     """The embeddings of prepared features under the parameters of one run of those that are stacked."""
     own = jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), params)
-    return np.asarray(scoring.embed(own, jnp.asarray(features)))
+    embeddings = np.asarray(scoring.embed(own, jnp.asarray(features)))
+    if not np.isfinite(embeddings).all():
+        raise UserError(
+            f"the head of run {run} gives embeddings that are NaN or infinite; train again with a lower learning rate"
+        )
+    return embeddings

@@ -12,7 +12,7 @@ from fgis.report.tables import ABOVE, BELOW, tables
 FOLDED = ("open_set",)  # evaluations that are folded up, below the others
 
 
-def html(
+def report_html(
     report: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     plans: Sequence[RunPlan],

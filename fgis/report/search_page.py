@@ -64,7 +64,7 @@ def verdict(result: SearchResult) -> str:
     return f"{words}: nearest at {result.nearest:.4f}, threshold {result.threshold:.4f}"
 
 
-def html(result: SearchResult) -> str:
+def search_html(result: SearchResult) -> str:
     """The page of one query: it needs no other file, and shows names where there are no pictures."""
     matches = [(match, thumbnail(match.picture, 160) if match.picture else "") for match in result.matches]
     return render_template(
@@ -128,7 +128,7 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 def write_files(target: Path, result: SearchResult) -> list[Path]:
     """Writes ``TARGET.html``, and ``TARGET.png`` where there are pictures of matches; returns the files written."""
     page, picture = (target.with_name(target.name + suffix) for suffix in (".html", ".png"))
-    write_text(page, html(result))
+    write_text(page, search_html(result))
     if not any(match.picture for match in result.matches):
         picture.unlink(missing_ok=True)  # of an earlier search with this query: it would not belong to the page
         return [page]
@@ -183,7 +183,7 @@ def document(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def text(result: SearchResult) -> str:
+def search_text(result: SearchResult) -> str:
     """What the terminal shows of one query."""
     listed = [
         (m.rank, visible(m.image_id), visible(show_label(m.label, m.label_name)), f"{m.distance:.4f}")

@@ -75,7 +75,7 @@ def warning(report: Mapping[str, Any]) -> str:
     )
 
 
-def text(report: Mapping[str, Any]) -> str:
+def report_text(report: Mapping[str, Any]) -> str:
     """The summary and the tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
     parts = [paragraph(report) + "\n"]
     if warned := warning(report):

@@ -59,8 +59,8 @@ def make_examples(worst=True, best=True):
 
 def test_the_page_is_self_contained_reproducible_and_starts_with_the_summary():
     found = report(closed_set=evaluation(LOSS), unseen_objects=evaluation(GAIN, NULL))
-    text = render.html(found, history(), PLANS, make_examples())
-    assert text == render.html(found, history(), PLANS, make_examples())
+    text = render.report_html(found, history(), PLANS, make_examples())
+    assert text == render.report_html(found, history(), PLANS, make_examples())
     assert not re.findall(r'(?:src|href)="(?!data:|#)|url\((?!#)|@import', text)
     page = Page(text)
     paragraphs = page.find("p")
@@ -76,7 +76,7 @@ def test_marks_stand_exactly_where_the_interval_of_a_difference_excludes_0():
     one = evaluation(GAIN)
     for row in ("frozen", "untrained", "trained", "difference"):
         one[row] = {f"m{i}": edge for i, edge in enumerate(edges)}
-    page = Page(render.html(report(closed_set=one), [], PLANS))
+    page = Page(render.report_html(report(closed_set=one), [], PLANS))
     cells = page.find("td")
     assert [cell[2] for cell in cells if cell[1].get("class") == "marked"] == [
         "▲ +0.2500+0.1250 to +0.5000", "▼ -0.2500-0.5000 to -0.1250",
@@ -90,7 +90,7 @@ def test_marks_stand_exactly_where_the_interval_of_a_difference_excludes_0():
 
 def test_only_the_main_tables_are_unfolded():
     found = report(closed_set=evaluation(GAIN), open_set=evaluation(GAIN, metric="auroc"), transfer=evaluation(GAIN))
-    page = Page(render.html(found, history(), PLANS, make_examples()))
+    page = Page(render.report_html(found, history(), PLANS, make_examples()))
     folded = page.find("details")
     assert [element[1]["id"] for element in folded] == [
         "open_set",
@@ -112,13 +112,13 @@ def test_only_the_main_tables_are_unfolded():
 
 
 def test_the_first_cell_of_every_row_is_sticky():
-    text = render.html(report(closed_set=evaluation(GAIN)), [], PLANS)
+    text = render.report_html(report(closed_set=evaluation(GAIN)), [], PLANS)
     assert re.search(r"tr > :first-child {[^}]*position: sticky; left: 0;[^}]*background: var\(--page\)", text)
     assert len(Page(text).find("th", scope="row")) == 5 + 4 + 1  # figures, choices, versions
 
 
 def test_examples_have_escaped_names_and_say_what_is_relevant():
-    text = render.html(report(closed_set=evaluation(GAIN)), [], PLANS, make_examples())
+    text = render.report_html(report(closed_set=evaluation(GAIN)), [], PLANS, make_examples())
     assert "<script" not in text
     assert "<b>" not in text
     tiles = [(element[1]["class"], element[2]) for element in Page(text).find("li")]
@@ -133,21 +133,21 @@ def test_examples_have_escaped_names_and_say_what_is_relevant():
 
 
 def test_missing_examples_are_explained():
-    text = render.html(report(closed_set=evaluation(GAIN)), [], PLANS, make_examples(worst=False, best=False))
+    text = render.report_html(report(closed_set=evaluation(GAIN)), [], PLANS, make_examples(worst=False, best=False))
     assert "No query to show: each one that has relevant images has them first." in text
     assert "No query has all its relevant images first." in text
-    assert "Worst queries" not in render.html(report(closed_set=evaluation(GAIN)), [], PLANS)
+    assert "Worst queries" not in render.report_html(report(closed_set=evaluation(GAIN)), [], PLANS)
 
 
 def test_choices_that_were_not_made_are_left_out():
-    page = Page(render.html(report(closed_set=evaluation(GAIN)), [], PLANS))
+    page = Page(render.report_html(report(closed_set=evaluation(GAIN)), [], PLANS))
     cells = [element[2] for element in page.find("td") if element[2]]
     assert {"collection cups, backbone vit", "hard_negatives", "triplet: margin 0.2"} <= set(cells)
 
 
 def test_collapsed_runs_are_warned_of_before_the_summary():
     found = report(closed_set=evaluation(GAIN)) | {"collapsed": [[0, -1]]}
-    assert Page(render.html(found, [], PLANS)).find("p")[0][2].startswith("COLLAPSED: 1 runs (seed 0)")
+    assert Page(render.report_html(found, [], PLANS)).find("p")[0][2].startswith("COLLAPSED: 1 runs (seed 0)")
 
 
 def test_a_curve_shows_runs_of_all_objects_and_of_folds_apart():

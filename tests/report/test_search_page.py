@@ -40,11 +40,11 @@ def result(threshold=0.25, nearest=0.125, pictures=True, count=2):
 def test_the_verdict_is_whether_the_nearest_is_within_the_threshold(threshold, nearest, known, words):
     assert search_page.is_known(result(threshold, nearest)) is known
     assert search_page.verdict(result(threshold, nearest)) == words
-    assert words[1:] in search_page.html(result(threshold, nearest))
+    assert words[1:] in search_page.search_html(result(threshold, nearest))
 
 
 def test_the_page_needs_no_other_file_and_shows_names_where_there_are_no_pictures():
-    page = search_page.html(result())
+    page = search_page.search_html(result())
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert page.count("data:image/jpeg") == 2  # the query and the first match
     assert page.index("my.png") < page.index("cups/&lt;b&gt;1.jpg") < page.index("cups/2.jpg")
@@ -54,11 +54,11 @@ def test_the_page_needs_no_other_file_and_shows_names_where_there_are_no_picture
     assert "label 8" in page
     assert "label 7" not in page  # it has a name
     assert "0.5000" in page
-    assert search_page.html(result(pictures=False)).count("data:image/jpeg") == 1
+    assert search_page.search_html(result(pictures=False)).count("data:image/jpeg") == 1
 
 
 def test_a_page_without_a_threshold_marks_no_tile():
-    page = search_page.html(result(threshold=None))
+    page = search_page.search_html(result(threshold=None))
     assert not re.search(r'class="tile (good|bad)"', page)
     assert "threshold of" not in page
     assert 'class="verdict box"' in page
@@ -117,7 +117,7 @@ def test_the_document_and_the_text_say_the_same():
         "milliseconds": {"decode": 1.23, "search": 20.0},
     }
     assert search_page.document(result(threshold=None))["threshold"] is None
-    lines = search_page.text(result()).splitlines()
+    lines = search_page.search_text(result()).splitlines()
     assert lines[0] == "in/my.png: the gallery has images like this: nearest at 0.1250, threshold 0.2500"
     assert [line.split() for line in lines[4:6]] == [
         ["1", "cups/<b>1.jpg", "<i>cup</i>", "0.1250"], ["2", "cups/2.jpg", "label", "8", "0.5000"],
@@ -147,4 +147,4 @@ def test_names_of_files_that_are_no_text_are_written(tmp_path):
     name = search_page.page_names([Path(odd.path)])[Path(odd.path)]
     page, _ = search_page.write_files(tmp_path / name, odd)
     assert "b\\udcff\\n写.png" in page.read_text("utf-8")
-    assert search_page.text(odd).startswith("in/b\\udcff\\n写.png: ")
+    assert search_page.search_text(odd).startswith("in/b\\udcff\\n写.png: ")

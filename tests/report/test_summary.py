@@ -68,7 +68,7 @@ def test_without_figures_nothing_is_compared():
 
 def test_the_text_is_the_paragraph_and_the_tables():
     found = report(closed_set=evaluation(GAIN), transfer=evaluation(UNDEFINED, without_relatives=8))
-    text = summary.text(found)
+    text = summary.report_text(found)
     assert text.startswith(summary.paragraph(found) + "\n")
     assert "closed set: every image is a query" in text
     lines = [line.split("  ") for line in text.splitlines()]
@@ -79,7 +79,7 @@ def test_the_text_is_the_paragraph_and_the_tables():
 
 def test_collapsed_runs_are_named_and_healthy_ones_are_not_mentioned():
     found = report(closed_set=evaluation(GAIN))
-    text = summary.text(found | {"collapsed": [[0, -1], [3, 2]]})
+    text = summary.report_text(found | {"collapsed": [[0, -1], [3, 2]]})
     assert text.startswith("COLLAPSED: 2 runs (seed 0, seed 3 fold 2) ended")
     assert "hard_negatives" in text
-    assert "COLLAPSED" not in summary.text(found)
+    assert "COLLAPSED" not in summary.report_text(found)
