@@ -3,7 +3,7 @@
     python -m docs.pictures
 
 Each photograph becomes an object with four views (cut, turned, lit in another way) in a gallery, and for some of them a
-fifth view is searched with. Needs `pip install -e '.[docs,backbones]'`; the weights of MobileNetV2 are fetched once.
+fifth view is searched with. Needs `pip install -e '.[test]'`; the weights of MobileNetV2 are fetched once.
 """
 
 import contextlib

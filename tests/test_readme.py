@@ -1,123 +1,51 @@
-"""Every command of the README, word for word, on images made here, with short training and without the network.
+"""README: short, and what a reader needs first stands first; its commands and figures: ``tests/docs``."""
 
-Commands that set up an environment are run by ``.ci/run``, which reads the test command from the README.
-"""
-
-import importlib
 import re
-import shlex
-from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
+from tests.docs.blocks import blocks_of
+from tests.tiny import ROOT
 
-from experiments import grid, reranking
-from experiments.readme import sampling_table
-from fgis.main import main
-from tests.tiny import ROOT, write_features
-
-SHORT = (
-    "--config.train.total_steps=4", "--config.train.record_every_steps=2", "--config.train.checkpoint_every_steps=2",
-    "--config.evaluation.resamples=20", "--config.seeds=1", "--config.folds=2",
-)  # fmt: skip
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.splitlines()]
-COMMANDS = [line for line in LINES if line.startswith("python -m fgis.main")]
-TABLES = [line for line in LINES if line.startswith("python -m experiments.")]
-RERANKING = [line for line in TABLES if "reranking" in line]
-SETUP = [line for line in LINES if line not in COMMANDS + TABLES]
+LINES = (ROOT / "README.md").read_text().splitlines()
+FIRST_SCREEN = "\n".join(LINES[:60])
 
 
-def photo(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC).save(path)
+def test_readme_is_short():
+    assert len(LINES) <= 130
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder as a user would have it: the configs, photos of six objects, UKBench and GroceryStore in small."""
-    place = tmp_path_factory.mktemp("newcomer")
-    (place / "configs").symlink_to(ROOT / "configs")
-    lines = []
-    for label in range(6):
-        for view in range(2):
-            photo(place / "photos" / f"object{label}" / f"{view}.jpg", label)
-            photo(place / "grocerystore" / "train" / f"{label}_{view}.jpg", label)
-            lines.append(f"train/{label}_{view}.jpg, {label}, 0")
-        for view in range(4):
-            photo(place / "ukbench" / f"ukbench{4 * label + view:05d}.jpg", label)
-    photo(place / "query.jpg", 3)
-    (place / "triplets.csv").write_text("ukbench00000.jpg,ukbench00001.jpg,ukbench00004.jpg\n")
-    (place / "photos" / "object0" / "broken.jpg").write_bytes(b"no image")
-    for split, content in (("train", lines), ("val", []), ("test", [])):
-        (place / "grocerystore" / f"{split}.txt").write_text("\n".join(content))
-    return place
+def test_the_first_screen_has_the_picture_two_commands_and_the_table():
+    assert "![" in FIRST_SCREEN
+    (block, *_) = blocks_of(ROOT / "README.md")
+    setup, command = block.text.splitlines()
+    assert block.text in FIRST_SCREEN
+    assert setup.startswith("python3 -m venv")
+    assert command == "python -m fgis.main --config=configs/ukbench.py"
+    assert "<!-- end of table -->" in FIRST_SCREEN
+    assert FIRST_SCREEN.count("| **trained head**") == 1
 
 
-FIRST = "python -m fgis.main --config=configs/ukbench.py"
+def test_the_picture_is_small_and_made_of_photographs_that_are_credited():
+    picture = ROOT / "docs" / "pictures" / "search.webp"
+    assert f"]({picture.relative_to(ROOT)})" in FIRST_SCREEN
+    assert picture.stat().st_size < 200_000
+    script, credits = ((ROOT / "docs" / name).read_text() for name in ("pictures.py", "credits.md"))
+    names = re.findall(r'"(\w+)"', "".join(re.findall(r"^OBJECTS \+?= (.*)$", script, re.MULTILINE)))
+    assert len(names) == 12
+    assert [name for name in names if f"`{name}`" not in credits] == []
 
 
-def test_the_readme_has_two_setup_commands_and_the_rest_is_run_here():
-    assert len(SETUP) == 2
-    assert all(line.startswith("python3 -m venv") for line in SETUP)
-    assert SETUP[0].endswith(f".venv/bin/{FIRST}")
-    assert "pytest" in SETUP[1]
+def test_commands_after_the_first_say_that_the_environment_has_to_be_active():
+    assert "source .venv/bin/activate" in FIRST_SCREEN
+    assert "In a new terminal" in FIRST_SCREEN
 
 
-def adapted(command: str, number: int) -> list[str]:
-    """The arguments of a command, with random weights, small images, short training and a workdir of its own."""
-    arguments = shlex.split(command.replace("(299,299)", "(64,64)"))[3:]
-    own_features = any(word in command for word in ("extract", "features/", "photos.py", "grocerystore.py"))
-    if own_features:
-        arguments.append("--config.features.weights=none")
-        if "299" not in command:
-            arguments.append("--config.features.image_size=(64,64)")
-    if "--mode=extract" not in command:
-        arguments += SHORT
-        own = command == FIRST or "--mode=evaluate" in command
-        if "--workdir" not in command and "--mode=search" not in command:  # the README's, which SHORT would lengthen
-            arguments.append("--workdir=runs/ukbench" if own else f"--workdir=runs/{number}")
-    return arguments
+def test_the_test_command_stands_alone_on_a_line_for_ci():
+    lines = [line for line in LINES if "'.[test]'" in line]
+    assert len(lines) == 1
+    assert re.fullmatch(r"python3 -m venv \.venv && .*-c constraints\.txt -e '\.\[test\]' && .*pytest.*", lines[0])
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_readme_work(place, monkeypatch, capsys):
-    """In their order: later commands read what earlier ones wrote."""
-    monkeypatch.chdir(place)
-    for number, command in enumerate([FIRST, *COMMANDS]):
-        assert main(adapted(command, number)) == 0, f"{command}: {capsys.readouterr().err}"
-    assert len(list(place.glob("runs/*/report.html"))) == sum("--mode" not in command for command in [FIRST, *COMMANDS])
-    assert "data:image/jpeg" in (place / "runs" / "photos" / "report.html").read_text()
-    assert len(list(place.glob("runs/photos/search/*.html"))) == 1
-    assert len(list(place.glob("runs/search/*.html"))) == 1
-    assert (place / "runs" / "ukbench" / "neighbours.h5").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", RERANKING)
-def test_the_table_of_re_rankings_works(command, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reranking, "GRID", {"local_scaling": {"k": (2,)}})
-    features = write_features(tmp_path / "features.h5")
-    monkeypatch.chdir(tmp_path)
-    assert reranking.main([*shlex.split(command)[3:], f"--features.path={features}"]) == 0, capsys.readouterr().err
-    assert len(list(tmp_path.glob("runs/tables/reranking.*.tex"))) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [line for line in TABLES if line not in RERANKING])
-def test_the_tables_of_the_readme_work(command, tmp_path, monkeypatch, capsys):
-    """Their first rows (frozen, untrained, the default), on small features."""
-    module, *arguments = shlex.split(command)[2:]
-    table = importlib.import_module(module).TABLE
-    features = write_features(tmp_path / "features.h5")
-    short = ["--seeds=1", "--folds=2", "--steps=2", f"--features.path={features}"]
-    monkeypatch.chdir(tmp_path)
-    assert grid.main(table._replace(rows=table.rows[:3]), [*arguments, *short]) == 0, capsys.readouterr().err
-    assert len(list(tmp_path.glob("runs/tables/*.tex"))) == 1
-
-
-def test_the_sampling_table_is_that_of_the_committed_results():
-    assert sampling_table() in README
+def test_links_lead_to_files():
+    for text in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#]+)", (ROOT / text).read_text()):
+            assert (ROOT / link).exists(), f"{text}: {link}"
