@@ -54,12 +54,15 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
 
 def test_a_step_that_was_not_kept_is_named(tmp_path):
     save(tmp_path, {1: 0.2, 7: 0.1})
-    with pytest.raises(UserError, match=r"--step=4: .* holds 7; name one"):
+    with pytest.raises(UserError, match=r"checkpoints: no checkpoint of step 4; take one of 7$"):
         checkpoint.restore_params(tmp_path, 4)
 
 
-def test_a_workdir_without_checkpoints_is_named(tmp_path):
-    with pytest.raises(UserError, match="no checkpoints here"):
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"^{tmp_path}: no checkpoints here; train first"):
+        checkpoint.restore_params(tmp_path)
+    save(tmp_path, {})
+    with pytest.raises(UserError, match=f"^{tmp_path}/checkpoints: no checkpoint was saved yet"):
         checkpoint.restore_params(tmp_path)
 
 

@@ -2,12 +2,11 @@ from collections import Counter
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fgis.errors import UserError
 from fgis.learning import relevance, samplers
+from fgis.learning.pools import RunImages
 
 # Coarse class 7: labels 0, 1, 2 of 5, 2 and 1 images; 8: labels 3, 4 of 3 and 1; 9: one lone image; 6: label 6 of 3.
 ORDER = np.random.default_rng(0).permutation(16)
@@ -19,7 +18,7 @@ ALL = np.arange(16)
 
 def draw(seeds=1, triplets=2000, labels=LABELS, rows=ALL, coarse=COARSE, **options):
     draws = [
-        relevance.draw_deep_ranking_triplets(labels, rows, s, coarse, triplets=triplets, **options)
+        relevance.draw_deep_ranking_triplets(RunImages(labels, rows, coarse), s, triplets=triplets, **options)
         for s in range(seeds)
     ]
     assert all(one.shape == (triplets, 3) and one.dtype == np.int32 for one in draws)
@@ -173,7 +172,7 @@ def test_images_that_cannot_be_queries_do_not_count_for_their_category():
     assert (coarse[drawn[:, 0]] == 0).mean() == pytest.approx(44 / 68, abs=0.03)
 
 
-def test_without_coarse_labels_negatives_bear_another_label():
+def test_without_coarse_labels_negatives_are_of_another_label():
     query, positive, negative = draw(coarse=None, out_of_class=0.0).T
     assert (LABELS[positive] == LABELS[query]).all()
     assert (positive != query).all()
@@ -195,13 +194,19 @@ def test_without_coarse_labels_negatives_bear_another_label():
 def test_where_no_triplet_is_possible_all_rows_are_padding(rows, coarse, options):
     drawn = draw(triplets=50, rows=np.array(rows, int), coarse=coarse, **options)
     assert (drawn == -1).all()
-    assert (samplers.sample_deep_ranking(jnp.asarray(drawn), 0, 3, batch=4) == -1).all()
 
 
-@pytest.mark.parametrize("options", [{"buffer": 1}, {"positive_cap": 0.0}])
-def test_options_that_allow_no_triplet_are_refused(options):
-    with pytest.raises(UserError, match="deep_ranking: buffer="):
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"buffer": 1}, "buffer: 1 found; write a whole number of at least 2"),
+        ({"positive_cap": 0.0}, "positive_cap: 0.0 found; write a number above 0"),
+    ],
+)
+def test_options_that_allow_no_triplet_are_refused(options, line):
+    with pytest.raises(ValueError) as error:
         draw(**options)
+    assert str(error.value) == line
 
 
 def test_a_run_sees_its_own_images_and_their_labels_alone():
@@ -215,34 +220,13 @@ def test_a_run_sees_its_own_images_and_their_labels_alone():
 
 
 def test_draws_depend_on_the_seed_and_runs_can_be_stacked():
-    pool = partial(samplers.POOLS["deep_ranking"], triplets=40)
-    pools = [pool(LABELS, rows, seed, COARSE) for rows, seed in ((ALL, 0), (ALL, 1), (ALL[:9], 0), (ALL[:0], 0))]
-    assert (pools[0] == pool(LABELS, ALL, 0, COARSE)).all()
+    images = [RunImages(LABELS, rows, COARSE) for rows in (ALL, ALL, ALL[:9], ALL[:0])]
+    pool = partial(samplers.SAMPLERS["deep_ranking"].pool, triplets=40)
+    pools = [pool(one, seed) for one, seed in zip(images, (0, 1, 0, 0))]
+    assert (pools[0] == pool(images[0], 0)).all()
     assert (pools[0] != pools[1]).any()
-    stacked = jnp.stack(pools)
-    rows = jax.vmap(lambda drawn, seed: samplers.sample_deep_ranking(drawn, seed, 2, 5))(stacked, jnp.arange(4))
+    sample = lambda drawn, seed: samplers.sample_deep_ranking(drawn, seed, 2, batch=5)
+    rows = jax.jit(jax.vmap(sample))(np.stack(pools), np.arange(4))
     assert rows.shape == (4, 15)
     assert (rows[2] < 9).all()
-    assert (rows[3] == -1).all()
-
-
-def test_batches_show_each_triplet_once_per_epoch_in_a_new_order():
-    drawn = jnp.asarray(draw(triplets=11))
-    epochs = []
-    for epoch in range(2):
-        steps = [samplers.sample_deep_ranking(drawn, 4, epoch * 3 + step, batch=4) for step in range(3)]
-        rows = np.concatenate(steps).reshape(-1, 3)
-        assert rows[11].tolist() == [-1, -1, -1]
-        assert sorted(rows[:11].tolist()) == sorted(drawn.tolist())
-        epochs.append(rows)
-    assert (epochs[0] != epochs[1]).any()
-
-
-def test_batches_are_functions_of_seed_and_step():
-    sample = partial(samplers.sample_deep_ranking, jnp.asarray(draw(triplets=40)), batch=4)
-    one = sample(1, 5)
-    assert (one == jax.jit(sample)(1, 5)).all()
-    assert (one != sample(1, 6)).any()
-    assert (one != sample(2, 5)).any()
-    other = samplers.sample_published(jnp.asarray(draw(triplets=40)), 1, 5, batch=4, held_out=0.0)
-    assert (one != other).any()
+    assert (rows[3] == -1).all()  # no triplet is possible

@@ -56,8 +56,8 @@ PROXIES[3] = 0
 def learned(name, dimensions=D):
     """What the loss of an objective has learned; proxies as wide as the embeddings."""
     if name == "proxied":
-        return {"proxies": PROXIES * (1 + np.arange(dimensions, dtype=np.float32))}
-    return {"beta": np.float32(1.1)} if name.startswith("margin") else {}
+        return {"proxies": jnp.asarray(PROXIES * (1 + np.arange(dimensions, dtype=np.float32)))}
+    return {"beta": jnp.float32(1.1)} if name.startswith("margin") else {}
 
 
 def sums(name, x, labels, rows, own):

@@ -1,3 +1,5 @@
+"""One loop for many runs: three runs of a small head, whose programs are compiled once for all tests."""
+
 from functools import partial
 
 import jax
@@ -7,37 +9,47 @@ import optax
 import pytest
 
 from fgis.distances import DISTANCES
+from fgis.errors import UserError
 from fgis.learning import heads, losses, miners, objectives, samplers
+from fgis.learning.pools import RunImages, class_table
 from fgis.learning.step import init_state, make_loss, make_train_step
-from fgis.learning.train import Recipe, Runs, Validation, train
+from fgis.learning.train import Recipe, Runs, TrainingData, Validation, train
 
 LABELS = np.repeat(np.arange(10), 3)
 RNG = np.random.default_rng(0)
 FEATURES = jnp.asarray(RNG.random((10, 7))[LABELS] + 0.3 * RNG.random((30, 7)), jnp.float32)
-HEAD = heads.EmbeddingHead(widths=(6, 5), dropouts=(0.2,), final="normalize")
+HEAD = heads.mlp(widths=(6, 5), dropouts=(0.2,), final="normalize")
 OPTIMIZER = optax.sgd(0.05)  # Adam turns rounding into a sign, so equality is asked of plain gradients
+OBJECTIVE = objectives.mined(miners.batch_hard, losses.soft_margin, DISTANCES["euclidean"])
+TRACES: list[int] = []
 
 
-def recipe(step_wrapper=lambda step: step):
-    objective = objectives.mined(miners.batch_hard, losses.soft_margin, DISTANCES["euclidean"])
-    return Recipe(
-        init=lambda seed, start: init_state(heads.init_head(HEAD, jax.random.key(seed), (7,)), OPTIMIZER),
-        sample=partial(samplers.sample_pk, classes=4, per_class=2),
-        step=step_wrapper(make_train_step(HEAD.apply, objective, losses.mean, OPTIMIZER)),
-        validation=Validation(
-            rows=lambda table, seed: table.rows[:3, :2].reshape(-1),
-            loss=lambda params, batch: make_loss(HEAD.apply, objective, losses.mean)(params, batch, None)[0],
-        ),
-    )
+def counted_step():
+    step = make_train_step(HEAD.apply, OBJECTIVE, losses.mean, OPTIMIZER)
+
+    def counted(state, batch, key):
+        TRACES.append(1)
+        return step(state, batch, key)
+
+    return counted
 
 
-def runs(count=3):
-    tables = [samplers.class_table(LABELS, np.flatnonzero(r != LABELS % 5)) for r in range(count)]
-    return Runs(jnp.arange(count), jax.tree.map(lambda *x: jnp.stack(x), *tables))
+RECIPE = Recipe(
+    init=lambda seed, start: init_state(HEAD.init(jax.random.key(seed), (7,)), OPTIMIZER),
+    sample=partial(samplers.sample_pk, classes=4, per_class=2),
+    step=counted_step(),
+    validation=Validation(
+        rows=lambda table, seed: table.rows[:3, :2].reshape(-1),
+        loss=lambda params, batch: make_loss(HEAD.apply, OBJECTIVE, losses.mean)(params, batch, None)[0],
+    ),
+    together=True,
+)
+TABLES = [class_table(RunImages(LABELS, np.flatnonzero(r != LABELS % 5))) for r in range(3)]
+RUNS = Runs(jnp.arange(3), jax.tree.map(lambda *x: jnp.stack(x), *TABLES))
 
 
-def trained(together=True, steps=7, record_every=3, features=FEATURES, runs=runs(), recipe=recipe(), **more):
-    return train(recipe, runs, features, LABELS, steps=steps, record_every=record_every, together=together, **more)
+def trained(steps=7, features=FEATURES, runs=RUNS, recipe=RECIPE, **more):
+    return train(recipe, runs, TrainingData(features, LABELS), steps=steps, record_every=3, **more)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +64,9 @@ def same(one, two, atol=0.0):
 
 def test_runs_trained_together_equal_the_same_runs_one_by_one(whole):
     for r in range(2):
-        alone = trained(runs=jax.tree.map(lambda x, r=r: x[r : r + 1], runs()))
+        alone = trained(runs=jax.tree.map(lambda x, r=r: x[r : r + 1], RUNS))
         same(jax.tree.map(lambda x, r=r: x[r : r + 1], whole), alone, atol=1e-5)
-    same(whole, trained(together=False), atol=1e-5)
+    same(whole, trained(recipe=RECIPE._replace(together=False)), atol=1e-5)
 
 
 def test_runs_differ_by_seed_and_by_what_they_may_see(whole):
@@ -63,7 +75,7 @@ def test_runs_differ_by_seed_and_by_what_they_may_see(whole):
 
 
 def test_streamed_features_give_the_resident_parameters(whole):
-    fetched = []
+    fetched, before = [], len(TRACES)
 
     def fetch(rows):
         fetched.append(rows)
@@ -71,12 +83,20 @@ def test_streamed_features_give_the_resident_parameters(whole):
 
     same(whole, trained(features=fetch), atol=1e-6)
     assert len(fetched) == 7 + 3  # a batch of all runs per step, and the validation rows at each record
+    assert len(TRACES) == before + 1
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_run_continues_exactly_where_it_stopped(stop, whole):
     halfway = trained(steps=stop)
     same(whole, trained(state=halfway))
+
+
+def test_chunks_of_any_length_share_one_compilation(whole):
+    before = len(TRACES)
+    trained(steps=11)
+    trained(steps=2)
+    assert len(TRACES) == before
 
 
 def test_records_cover_every_step_once_and_do_not_disturb_training(whole):
@@ -90,37 +110,10 @@ def test_records_cover_every_step_once_and_do_not_disturb_training(whole):
     assert state.step.tolist() == [7, 7, 7]
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_the_step_is_traced_once_per_run_of_the_program(streamed):
-    traces = []
-
-    def counting(step):
-        def counted(state, batch, key):
-            traces.append(1)
-            return step(state, batch, key)
-
-        return counted
-
-    features = (lambda rows: np.asarray(FEATURES)[rows]) if streamed else FEATURES
-    trained(features=features, recipe=recipe(counting), steps=11)
-    # A resident chunk is traced for the shape of its log and for the program itself; neither happens again.
-    assert len(traces) == (1 if streamed else 2)
-
-
-def test_training_learns_to_separate_the_classes():
-    head, optimizer = heads.ResidualHead(rank=4), optax.adam(3e-2)
-    loss = partial(losses.soft_margin, temperature=0.1)
-    objective = objectives.mined(miners.batch_hard, loss, DISTANCES["cosine"])
-    learns = Recipe(
-        init=lambda seed, start: init_state(heads.init_head(head, jax.random.key(seed), (7,)), optimizer),
-        sample=partial(samplers.sample_pk, classes=10, per_class=2),
-        step=make_train_step(head.apply, objective, losses.mean, optimizer),
-    )
-    seen = []
-    trained(
-        recipe=learns,
-        steps=90,
-        record_every=30,
-        on_record=lambda step, state, metrics: seen.append(metrics["loss"].mean()),
-    )
-    assert seen[-1] < 0.5 * seen[0]
+def test_a_training_that_diverged_says_so_before_anything_is_recorded():
+    features, seen = FEATURES.at[0, 0].set(jnp.nan), []  # row 0 is of class 0, which run 0 may not see
+    with pytest.raises(UserError) as error:
+        trained(features=features, on_record=lambda *record: seen.append(record))
+    line = "training diverged: by step 3, 2 of 3 runs have parameters that are NaN or infinite; lower the learning rate"
+    assert str(error.value) == line
+    assert seen == []
