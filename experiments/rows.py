@@ -84,8 +84,8 @@ def run_row(kind: str, config: Mapping[str, Any], place: Path) -> None:
 
 def measure(kind: str, run: Run, began: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """(every metric [seeds, images] and the labels, what else there is to say) of one row."""
-    labels, more = run.rows.labels, {"features": {"images": len(run.rows.labels), "size": run.rows.shape[-1]}}
-    more["features"] |= run.rows.source
+    labels = run.rows.labels
+    more: dict[str, Any] = {"features": {"images": len(labels), "size": run.rows.shape[-1], **run.rows.source}}
     folds, plans, spent = build_folds(run.settings, labels), run.plans, 0.0
     embed = lambda number, images: run.embed(run.features[images], number)
     if kind == "frozen":  # one run for each fold: there is nothing that another seed changes

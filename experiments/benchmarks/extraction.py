@@ -19,20 +19,21 @@ from PIL import Image
 
 from experiments.benchmarks import timing
 from fgis.features import backbones
-from fgis.features.collection import Collection, read_image
-from fgis.features.extract import decoded_batches, fit_image, load_extractor
+from fgis.features.collection import Collection, decoded_batches
+from fgis.features.extract import Settings, fit_image, load_extractor
+from fgis.features.images import read_image
 
 SIZE, BATCH = (224, 224), 32
 
 
 def make_from_files(ours: bool, weights: str, files: list[str]) -> Callable[[], None]:
     """Return the extraction of all files, without writing a feature file."""
-    network = make_network(ours, weights)
+    network, settings = make_network(ours, weights), Settings("mobilenet_v2", SIZE, weights)
     ids = np.array([Path(file).name for file in files])
     collection = Collection("files", ids, np.zeros(len(files), np.int64), lambda row: read_image(files[row]))
 
     def run() -> None:
-        for images in decoded_batches(collection, BATCH, 0, lambda image: fit_image(image, SIZE, "squash")):
+        for images in decoded_batches(collection, BATCH, 0, lambda image: fit_image(image, settings)):
             np.asarray(network(np.stack([image[0] for image in images if not isinstance(image, Exception)])))
 
     return run
@@ -53,7 +54,7 @@ def make_from_arrays(ours: bool, weights: str, batches: int) -> Callable[[], Non
 def make_network(ours: bool, weights: str) -> Callable[[np.ndarray], jax.Array]:
     """Return uint8 [32, 224, 224, 3] -> [32, 1280], as ``extract`` runs it or as ``jax.jit`` alone does."""
     if ours:
-        extractor = load_extractor("mobilenet_v2", weights, SIZE, "squash", "avg")
+        extractor = load_extractor(Settings("mobilenet_v2", SIZE, weights))
         return lambda images: extractor.run((images,))
     apply, params, _ = backbones.load_backbone("mobilenet_v2", weights)
     plain = jax.jit(lambda params, images: jnp.mean(apply(params, images), (1, 2)))

@@ -12,7 +12,7 @@ network are there before the clock starts; no compilation cache is used. A proce
 
 ``train``: 1000 triplets drawn as published, 250 of them held out; 10 epochs in batches of 32 under Adam; validation and
 a checkpoint, optimiser included, after each. ``evaluate``: embed 1000 images, rank all of them for each, count hits in
-the top 4. The published loop asks scikit-learn once per query; ``evaluate_matrix`` is that peer improved, one distance
+the top 4. The published loop calls scikit-learn once per query; ``evaluate_matrix`` is that peer improved, one distance
 matrix and one sort. ``*_spatial``: synthetic features [1000, 9, 9, 512], the shape that the blog fed; the peer averages
 over space inside the network, as published, ours once before.
 
@@ -20,15 +20,10 @@ Before any time is printed, both sides must reach the same N-S score within the 
 """
 
 import argparse
-import multiprocessing
 import os
-import resource
-import sys
 import tempfile
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -38,14 +33,6 @@ EPOCHS, BATCH, TRIPLETS, HELD_OUT = 10, 32, 1000, 0.25
 PEER = "keras.Model.fit on JAX"
 PEER_SEARCH = "keras predict, scikit-learn"
 Run = Callable[[Any], Any]
-
-
-class Fresh(NamedTuple):
-    """What one process did: the seconds and the result of each run, the first of them cold, and its peak memory."""
-
-    seconds: list[float]
-    results: list[Any]
-    megabytes: float
 
 
 def load(source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -64,30 +51,45 @@ def load(source: str) -> tuple[np.ndarray, np.ndarray]:
     return views[:, None, None].astype(np.float32) * noise, labels
 
 
+def open_experiment(features: np.ndarray, labels: np.ndarray) -> tuple[Any, Any, Any]:
+    """(settings, scoring, experiment) of ``configs/ukbench.py:published``, for one closed-set run on these features."""
+    from fgis.experiment import build
+    from fgis.experiment.config import read_settings
+
+    settings = read_settings(published_config())
+    scoring = build.build_scoring(settings)
+    prepared = lambda rows: np.asarray(scoring.prepare(features[rows]))
+    return settings, scoring, build.build_experiment(settings, build.Images(labels, None, features.shape[-1], prepared))
+
+
+def published_config() -> dict[str, Any]:
+    """The plain configuration of the published experiment, for one closed-set run."""
+    from fgis.experiment.config_file import load_config
+    from fgis.experiment.differences import to_plain
+
+    return to_plain(load_config("ukbench:published")) | {"seeds": 1, "folds": 0}
+
+
 def make_ours_train(source: str) -> Run:
     """``seed -> parameters`` by ``configs/ukbench.py:published``, for one closed-set run."""
     import jax
     import jax.numpy as jnp
 
-    from configs import ukbench
-    from fgis import build, choices
     from fgis.learning import checkpoint
-    from fgis.learning.samplers import draw_published_triplets
-    from fgis.learning.train import train
+    from fgis.learning.pools import RunImages, draw_published_triplets
+    from fgis.learning.train import TrainingData, train
 
     features, labels = load(source)
-    config = ukbench.get_config("published")
-    config.seeds, config.folds = 1, 0
-    plain = choices.plain(config)
-    experiments: list[build.Experiment] = []  # kept by the second run, so that it need not compile again
+    config = published_config()
+    experiments: list[tuple[Any, Any, Any]] = []  # kept by the second run, so that it need not compile again
     jax.devices()
 
     def run(seed: int) -> Any:
         if not experiments:
-            experiments.append(build.build(config, labels, features.shape[-1], lambda rows: features[rows]))
-        experiment = experiments[0]
-        prepared = jnp.asarray(experiment.scoring.prepare(features))
-        drawn = draw_published_triplets(labels, np.arange(len(labels)), seed, config.sampler.published.triplets)
+            experiments.append(open_experiment(features, labels))
+        settings, scoring, experiment = experiments[0]
+        triplets = settings.sampler.options["published"]["triplets"]
+        drawn = draw_published_triplets(RunImages(labels, np.arange(len(labels))), seed, triplets=triplets)
         with (
             tempfile.TemporaryDirectory() as folder,
             checkpoint.open_checkpoints(folder) as manager,
@@ -95,12 +97,11 @@ def make_ours_train(source: str) -> Run:
             state = train(
                 experiment.recipe,
                 experiment.runs._replace(seeds=jnp.asarray([seed]), pools=jnp.asarray(drawn)[None]),
-                prepared,
-                labels,
-                steps=experiment.total_steps,
-                record_every=experiment.record_every,
+                TrainingData(jnp.asarray(scoring.prepare(features)), labels),
+                steps=settings.train.total_steps,
+                record_every=settings.train.record_every_steps,
                 on_record=lambda step, state, metrics: checkpoint.save(
-                    manager, state, plain, loss=float(metrics["validation_loss"].mean())
+                    manager, state, config, loss=float(metrics["validation_loss"].mean())
                 ),
             )
         return jax.tree.map(lambda x: np.asarray(x[0]), state.params)
@@ -112,22 +113,19 @@ def make_ours_evaluate(source: str) -> Run:
     """``parameters -> N-S score`` by ``fgis.retrieval.evaluate``."""
     import jax
 
-    from configs import ukbench
-    from fgis import build
+    from fgis.experiment.build import build_scoring
+    from fgis.experiment.config import read_settings
     from fgis.retrieval.evaluate import evaluate, protocol
 
     features, labels = load(source)
-    config = ukbench.get_config("published")
-    config.seeds, config.folds = 1, 0
-    experiment = build.build(config, labels, features.shape[-1], lambda rows: features[rows])
+    scoring = build_scoring(read_settings(published_config()))
     jax.devices()
 
     def run(params: Any) -> float:
-        embeddings = np.asarray(experiment.scoring.embed(params, experiment.scoring.prepare(features)))
-        asking = protocol(labels, ("ns_score",))
-        return float(
-            evaluate(embeddings, labels, asking, ("ns_score",), experiment.scoring.distance)["ns_score"].mean()
-        )
+        embeddings = np.asarray(scoring.embed(params, scoring.prepare(features)))
+        metrics = ("ns_score",)
+        found = evaluate(embeddings, labels, protocol(labels, metrics), metrics, scoring.distance)
+        return float(found["ns_score"].mean())
 
     return run
 
@@ -244,30 +242,7 @@ def make_peer_evaluate(source: str, matrix: bool = False) -> Run:
     return run
 
 
-def fresh(make: Callable[..., Run], arguments: tuple, inputs: list[Any]) -> Fresh:
-    """Make a side in a process of its own and run it on each of the inputs."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    child = context.Process(target=_serve, args=(there, make, arguments, inputs), daemon=True)
-    child.start()
-    there.close()
-    found = here.recv()
-    child.join()
-    return found
-
-
-def _serve(pipe: Connection, make: Callable[..., Run], arguments: tuple, inputs: list[Any]) -> None:
-    run = make(*arguments)
-    seconds, results = [], []
-    for given in inputs:
-        began = time.perf_counter()
-        results.append(run(given))
-        seconds.append(time.perf_counter() - began)
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    pipe.send(Fresh(seconds, results, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6))
-
-
-def best(found: list[Fresh], turn: int) -> timing.Measured:
+def best(found: list[timing.Fresh], turn: int) -> timing.Measured:
     """Return the fastest of the processes, cold (turn 0) or warm (1), and the smallest of their peaks."""
     return timing.Measured(min(one.seconds[turn] for one in found), min(one.megabytes for one in found))
 
@@ -294,12 +269,12 @@ def measure(source: str, suffix: str, repeats: int) -> list[dict[str, Any]]:
         "peer_evaluate": (make_peer_evaluate, (source,)),
         "peer_matrix": (make_peer_evaluate, (source, True)),
     }
-    found: dict[str, list[Fresh]] = {name: [] for name in makes}
+    found: dict[str, list[timing.Fresh]] = {name: [] for name in makes}
     for repeat in range(repeats):
         trained: dict[str, Any] = {}
         for name, (make, arguments) in makes.items():  # in turns: a busy machine hits both
             inputs = [2 * repeat, 2 * repeat + 1] if name.endswith("train") else trained[name[:4]]
-            found[name].append(fresh(make, arguments, inputs))
+            found[name].append(timing.run_fresh(make, arguments, inputs))
             if name.endswith("train"):
                 trained[name[:4]] = found[name][-1].results
     scores = {

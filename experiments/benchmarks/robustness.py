@@ -21,14 +21,13 @@ from jaxtyping import Float, Int
 from PIL import Image
 from tabulate import tabulate
 
-from configs import ukbench
-from fgis import build, choices, modes, reporting
 from fgis.errors import UserError
-from fgis.features.collection import load_collection, read_image
-from fgis.features.store import open_rows
-from fgis.main import keep_compiled_programs
-from fgis.picture_search import open_describer
-from fgis.retrieval.evaluate import summarize
+from fgis.experiment.config_file import load_config
+from fgis.experiment.run import Run
+from fgis.experiment.start import prepare_jax
+from fgis.features.collection import load_collection
+from fgis.features.images import read_image
+from fgis.retrieval.intervals import summarize
 from fgis.retrieval.search import prepare_gallery, search
 
 OBJECTS, SEED, RESAMPLES = 40, 0, 2000
@@ -37,13 +36,13 @@ WANTED = 0.95
 
 
 def centre(rng: np.random.Generator) -> tuple[float, float]:
-    """Where the part that is kept lies, as shares of the room that there is."""
+    """Where the part that is kept lies: 0 is the left (or upper) edge, 1 the right (or lower) one."""
     del rng
     return 0.5, 0.5
 
 
 def anywhere(rng: np.random.Generator) -> tuple[float, float]:
-    """Where the part that is kept lies, as shares of the room that there is."""
+    """The same at random."""
     x, y = rng.random(2)
     return float(x), float(y)
 
@@ -61,32 +60,33 @@ def tamper(image: Image.Image, place: tuple[float, float]) -> Image.Image:
     return read_image(buffer)
 
 
-def measure(images: str, objects: int = OBJECTS) -> dict[str, Float[np.ndarray, " q"]]:
-    """For either crop and each query, the share of the first four places that its object's own views fill."""
-    config = ukbench.get_config()
-    choices.check(config)
-    source, rows = modes.open_source(config)
-    collection = load_collection(source.collection, images)
+def measure(run: Run, images: str, queries: Int[np.ndarray, " q"]) -> dict[str, Float[np.ndarray, " q"]]:
+    """For either crop and each query, the share of the first four places that its object's own views fill.
+
+    Raises:
+      UserError: the folder ``images`` lacks one of the queries.
+    """
+    rows, collection = run.rows, load_collection(run.settings.features.collection, images)
     place = {Path(image_id).name: i for i, image_id in enumerate(collection.image_ids)}
-    queries = asked(rows.labels, objects)
     missing = [name for row in queries if (name := Path(rows.image_ids[row]).name) not in place]
     if missing:
-        raise UserError(f"{images} has no {missing[0]}, and {len(missing) - 1} more are missing")
-    describe, scoring = open_describer(source, rows), build.build_scoring(config)
-    gallery = prepare_gallery(reporting.prepared(rows, scoring), config.distance)
+        raise UserError(
+            f"{images} has no {missing[0]}, and {len(missing) - 1} more are missing; name the folder of all by --images=DIR"
+        )
+    gallery = prepare_gallery(run.features, run.scoring.distance)
     shares: dict[str, list[float]] = {name: [] for name in CROPS}
     rng = np.random.default_rng(SEED)
     for row in queries:
         image = collection.read(place[Path(rows.image_ids[row]).name])
         for name, choose in CROPS.items():
-            query = np.asarray(scoring.prepare(describe(tamper(image, choose(rng)))))
+            query = np.asarray(run.scoring.prepare(run.describe(tamper(image, choose(rng)))))
             found = search(query, gallery, 4).rows[0]
             shares[name].append(float(np.mean(rows.labels[found] == rows.labels[row])))
     return {name: np.array(values) for name, values in shares.items()}
 
 
-def asked(labels: Int[np.ndarray, " n"], objects: int) -> Int[np.ndarray, " q"]:
-    """All images of so many objects, drawn by a fixed seed."""
+def draw_queries(labels: Int[np.ndarray, " n"], objects: int) -> Int[np.ndarray, " q"]:
+    """The rows of all images of so many objects, drawn by a fixed seed."""
     drawn = np.random.default_rng(SEED).permutation(np.unique(labels))[:objects]
     return np.flatnonzero(np.isin(labels, drawn))
 
@@ -100,14 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not Path(options.images or "nowhere").is_dir():
         print(f"skipped: no images of UKBench at {options.images!r}; name their folder by --images=DIR")
         return 0
-    keep_compiled_programs()
+    prepare_jax()
+    run = Run.open(load_config("ukbench"))
+    queries = draw_queries(run.rows.labels, options.objects)
     try:
-        measured = measure(options.images, options.objects)
+        measured = measure(run, options.images, queries)
     except UserError as error:
-        print(f"skipped: {error}; name the folder of all images by --images=DIR")
+        print(f"skipped: {error}")
         return 0
-    labels = open_rows(ukbench.get_config().features.path).labels
-    classes = labels[asked(labels, options.objects)]
+    classes = run.rows.labels[queries]
     summaries = {name: summarize(shares[None], classes, RESAMPLES, SEED) for name, shares in measured.items()}
     rows = [
         {"case": name, "queries": len(classes), "share": summary["mean"], "ci95": summary["ci95"], "wanted": WANTED}

@@ -13,29 +13,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs import ukbench
 from experiments.benchmarks import timing
-from fgis import choices, modes
-from fgis.learning.train import Runs, train
+from fgis.experiment.config_file import load_config
+from fgis.experiment.run import Run
+from fgis.learning.train import Runs, TrainingData, train
 
 TOLERANCE = 1e-5
 
 
 def make_runs(how: str, seeds: int, steps: int, optimizer: str = "adam") -> Callable[[], list[Any]]:
     """Return the training of all runs ``together``, ``one by one``, or one by one and ``compiled`` for each."""
-    config = ukbench.get_config()
+    config = load_config("ukbench")
     config.update_from_flattened_dict({
         "seeds": seeds, "closed_set": False, "train.total_steps": steps, "optimizer.name": optimizer,
     })  # fmt: skip
-    choices.check(config)
-    source, rows = modes.open_source(config)
-    experiment = modes.open_experiment(config, rows)
-    features = modes.training_features(source, rows, experiment)
+    opened = Run.open(config)
+    experiment = opened.experiment
+    data = TrainingData(opened.training_features(), opened.rows.labels)
+    record_every = opened.settings.train.record_every_steps
 
     def train_some(runs: Runs) -> Any:
-        return train(
-            experiment.recipe, runs, features, rows.labels, steps=steps, record_every=experiment.record_every
-        ).params["params"]
+        return train(experiment.recipe, runs, data, steps=steps, record_every=record_every).params["params"]
 
     def run() -> list[Any]:
         jax.clear_caches()

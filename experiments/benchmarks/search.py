@@ -96,7 +96,7 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
             path = str(Path(folder) / "gallery.f16")
             timing.apart(write_gallery, path)
             (own,) = timing.interleave([(stream, (path,))], min(repeats, 3))
-        return timing.alone(case, own, PEER)
+        return timing.row(case, own, PEER, None)
     own, other = timing.interleave([(ours, (case,)), (peer, (case,))], repeats)
     scaled = [one._replace(seconds=one.seconds / turns(case)) for one in (own, other)]
     return timing.row(case, scaled[0], PEER, scaled[1])

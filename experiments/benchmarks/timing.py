@@ -1,16 +1,15 @@
 """Interleaved timing of ours against a peer, each in a process of its own; a table, and one JSON line for programs.
 
-A case is a module-level function ``make(*arguments) -> run`` whose ``run()`` does the work once and returns when it is
-done. Both sides are made and run once untimed (so everything is compiled), then run in turns: whatever else the
-machine does hits both. Times are the minimum of the turns; memory is the peak resident size of the side's process.
+A case is a module-level function ``make(*arguments) -> run``; ``run(...)`` does the work once and returns when it is
+done. ``interleave`` makes all sides and runs them once untimed (so everything is compiled), then in turns: whatever
+else the machine does hits all of them. ``run_fresh`` times every run of a new process, the first one cold. Memory is
+the peak resident size of the side's process.
 """
 
 import json
 import multiprocessing
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,10 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from tabulate import tabulate
+
+from experiments.machine import peak_megabytes
+
+Make = Callable[..., Callable[..., Any]]
 
 
 class Measured(NamedTuple):
@@ -27,72 +30,108 @@ class Measured(NamedTuple):
     megabytes: float
 
 
-def interleave(sides: Sequence[tuple[Callable[..., Callable[[], Any]], tuple]], repeats: int = 3) -> list[Measured]:
-    """Measure the sides, each (make, arguments), in turns; one process each, started afresh."""
-    context = multiprocessing.get_context("spawn")
-    children, pipes = [], []
-    for make, arguments in sides:
-        ours, theirs = context.Pipe()
-        child = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-        child.start()
+class Fresh(NamedTuple):
+    """What one process did: the seconds and the result of each run, the first of them cold, and its peak memory."""
+
+    seconds: list[float]
+    results: list[Any]
+    megabytes: float
+
+
+class Side:
+    """One side of a benchmark in a process of its own, started afresh."""
+
+    def __init__(self, make: Make, arguments: tuple) -> None:
+        """Starts the process, which calls ``make``."""
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_run_on_demand, args=(theirs, make, arguments), daemon=True)
+        self.process.start()
         theirs.close()
-        children.append(child)
-        pipes.append(ours)
-        ours.recv()  # ready: one side is made and warmed up at a time
-    best = [float("inf")] * len(sides)
+
+    def run(self, *inputs: Any, keep: bool = False) -> tuple[float, Any]:
+        """(seconds, result) of one run; the result only where it is to be kept, since it has to be copied."""
+        self.pipe.send((inputs, keep))
+        return self.pipe.recv()
+
+    def close(self) -> float:
+        """Ends the process; returns its peak memory in megabytes."""
+        self.pipe.send(None)
+        megabytes = self.pipe.recv()
+        self.process.join()
+        return megabytes
+
+
+def interleave(sides: Sequence[tuple[Make, tuple]], repeats: int = 3) -> list[Measured]:
+    """Measures the sides, each (make, arguments), in turns; one process each."""
+    running = []
+    for make, arguments in sides:
+        running.append(Side(make, arguments))
+        running[-1].run()  # one side is made and warmed up at a time
+    best = [float("inf")] * len(running)
     for _ in range(repeats):
-        for side, pipe in enumerate(pipes):
-            pipe.send(True)
-            best[side] = min(best[side], pipe.recv())
-    peaks = []
-    for pipe, child in zip(pipes, children, strict=True):
-        pipe.send(False)
-        peaks.append(pipe.recv())
-        child.join()
-    return [Measured(seconds, peak) for seconds, peak in zip(best, peaks, strict=True)]
+        for number, side in enumerate(running):
+            best[number] = min(best[number], side.run()[0])
+    return [Measured(seconds, side.close()) for seconds, side in zip(best, running, strict=True)]
 
 
-def row(case: str, ours: Measured, peer_name: str, peer: Measured, **more: Any) -> dict[str, Any]:
-    """Return one row of the report; ``more`` are further figures of the case."""
+def run_fresh(make: Make, arguments: tuple, inputs: Sequence[Any]) -> Fresh:
+    """Makes a side in a process of its own and runs it on each of the inputs."""
+    side = Side(make, arguments)
+    seconds, results = zip(*(side.run(one, keep=True) for one in inputs), strict=True)
+    return Fresh(list(seconds), list(results), side.close())
+
+
+def row(
+    case: str, ours: Measured, peer_name: str, peer: Measured | None, *, limit: Measured | None = None, **more: Any
+) -> dict[str, Any]:
+    """One row of the report.
+
+    Args:
+      case: its name.
+      ours: what was measured.
+      peer_name: of the peer.
+      peer: the same work by the peer; None where it cannot do it.
+      limit: the part of the work that nobody can leave out (a matrix product, the network alone); None where it was
+        not measured.
+      more: further figures of the case.
+    """
     return {
         "case": case,
         "ours_s": round(ours.seconds, 4),
         "peer": peer_name,
-        "peer_s": round(peer.seconds, 4),
-        "ratio": round(peer.seconds / ours.seconds, 2),
+        "peer_s": round(peer.seconds, 4) if peer else None,
+        "ratio": round(peer.seconds / ours.seconds, 2) if peer else None,
+        "limit_s": round(limit.seconds, 4) if limit else None,
+        "over_limit": round(ours.seconds / limit.seconds, 2) if limit else None,
         "ours_mb": round(ours.megabytes),
-        "peer_mb": round(peer.megabytes),
+        "peer_mb": round(peer.megabytes) if peer else None,
         **more,
     }
 
 
-def alone(case: str, ours: Measured, peer_name: str) -> dict[str, Any]:
-    """Return the row of a case that the peer cannot do."""
-    return row(case, ours, peer_name, ours) | {"peer_s": None, "ratio": None, "peer_mb": None}
-
-
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a process of its own: the peak memory of a parent counts as that of its children."""
+    """Calls a function in a process of its own, so that nothing of it stays in this one."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def report(benchmark: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print the rows as a table, the machine's state, and the JSON line that ends every benchmark."""
-    print(tabulate(rows, headers="keys", floatfmt=".4g"))
+    """Prints the rows as a table, the machine's state, and the JSON line that ends every benchmark."""
+    filled = {key for one in rows for key, value in one.items() if value is not None}
+    shown = [{key: value for key, value in one.items() if key in filled} for one in rows]
+    print(tabulate(shown, headers="keys", floatfmt=".4g"))
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     print(f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, load average {load} at the end")
     print(json.dumps({"benchmark": benchmark, "rows": list(rows)}), flush=True)
 
 
-def _serve(pipe: Connection, make: Callable[..., Callable[[], Any]], arguments: tuple) -> None:
-    """Child: make and warm up, then run whenever told to, and say how long it took; at the end, the peak memory."""
+def _run_on_demand(pipe: Connection, make: Make, arguments: tuple) -> None:
+    """The child: makes the side, then runs it on whatever is sent; at the end, the peak memory."""
     run = make(*arguments)
-    run()
-    pipe.send(True)
-    while pipe.recv():
+    while (wanted := pipe.recv()) is not None:
+        inputs, keep = wanted
         began = time.perf_counter()
-        run()
-        pipe.send(time.perf_counter() - began)
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+        result = run(*inputs)
+        pipe.send((time.perf_counter() - began, result if keep else None))
+    pipe.send(peak_megabytes())

@@ -33,7 +33,7 @@ from experiments.benchmarks import timing
 
 NAMES = ("network", "batch_hard", "semi_hard", "distance_weighted")
 CASES = (*(f"{name}_{size}" for name in NAMES for size in (128, 1024)), "semi_hard_4096")
-PEER, PEER_ROWS = "PyTorch Metric Learning 2.9", 2048  # and the largest batch that it is asked for
+PEER, PEER_ROWS = "PyTorch Metric Learning 2.9", 2048  # and the largest batch that it is timed on
 WIDTHS, PER_CLASS = (2048, 512, 512, 256), 4
 MARGIN, BETA, RATE = 0.2, 0.9, 1e-12  # at this boundary both kinds of pairs have a loss
 STEPS = 5
@@ -65,23 +65,24 @@ def ours(name: str, size: int, triplets: np.ndarray | None = None) -> Step:
     import optax
 
     from fgis import EmbeddingHead, make_train_step
-    from fgis.base import Batch, LossSum, Miner, Objective, Triplets
+    from fgis.base import Batch, BatchInfo, LossSum, Miner, Objective, Triplets
     from fgis.distances import DISTANCES
     from fgis.learning import losses, miners, objectives
     from fgis.learning.step import init_state
 
     distance, one = DISTANCES["euclidean"], jnp.float32(1)
+    info = BatchInfo(max_positives=PER_CLASS - 1, dimensions=WIDTHS[-1])
     hinge, margin = (partial(loss, margin=MARGIN) for loss in (losses.triplet_loss, losses.margin_loss))
-    miner: Miner = partial(miners.distance_weighted, dimensions=WIDTHS[-1], max_positives=PER_CLASS - 1)
+    miner: Miner = miners.distance_weighted
     if triplets is not None:
         anchor, positive, negative = jnp.asarray(triplets.T)
         miner = lambda *_: Triplets(anchor, positive, negative, jnp.ones(len(anchor)))
     all_semi_hard = partial(miners.all_semi_hard_negatives, margin=MARGIN)
     objective: Objective = {
         "network": lambda seen, learned: LossSum(jnp.mean(seen.anchors[:, 0]), one, one),
-        "batch_hard": objectives.mined(miners.batch_hard, hinge, distance),
+        "batch_hard": objectives.mined(miners.batch_hard, hinge, distance, info),
         "semi_hard": objectives.summed(all_semi_hard, hinge, distance),
-        "distance_weighted": objectives.mined(miner, margin, distance),
+        "distance_weighted": objectives.mined(miner, margin, distance, info),
     }[name]
     apply: Any = EmbeddingHead(widths=WIDTHS[1:], dropouts=(0.0, 0.0), final="normalize").apply
     layers = {f"Dense_{i}": {"kernel": x, "bias": np.zeros(x.shape[1:], x.dtype)} for i, x in enumerate(kernels())}
@@ -185,6 +186,7 @@ def draw_triplets(size: int) -> np.ndarray:
     import jax
     import jax.numpy as jnp
 
+    from fgis.base import BatchInfo
     from fgis.distances import pairwise_distances
     from fgis.learning import miners
 
@@ -194,7 +196,7 @@ def draw_triplets(size: int) -> np.ndarray:
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     masks = miners.relations(*2 * (jnp.asarray(labels), jnp.arange(size)))
     found = miners.distance_weighted(
-        jax.random.key(0), pairwise_distances(x, x), *masks, dimensions=WIDTHS[-1], max_positives=PER_CLASS - 1
+        jax.random.key(0), pairwise_distances(x, x), *masks, BatchInfo(PER_CLASS - 1, WIDTHS[-1])
     )
     return np.stack(found[:3], axis=1)[np.asarray(found.weight) > 0]
 
@@ -209,7 +211,7 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
     found = [one._replace(seconds=one.seconds / STEPS) for one in found]
     if len(sides) == 2:
         return timing.row(case, found[0], PEER, found[1])
-    return timing.alone(case, found[0], PEER)
+    return timing.row(case, found[0], PEER, None)
 
 
 def split(case: str) -> tuple[str, int]:
