@@ -66,6 +66,8 @@ def parse(arguments: Sequence[str]) -> Call | None:
     changed = apply_overrides(config, overrides)
     if workdir is None and COMMANDS[mode].WORKDIR == "needed":
         workdir = default_workdir(str(named), changed)
+        if COMMANDS[mode].READS_SAVED_CONFIG and not Path(workdir).exists():
+            workdir = _trained_workdir(str(named), changed)
     options = COMMANDS[mode].Options
     given = options(**{name: values[name].value for name in options._fields})
     return Call(mode, config, Path(workdir).expanduser() if workdir else None, given)
@@ -117,6 +119,13 @@ def default_workdir(config: str, changed: Mapping[str, Any]) -> str:
     name = Path(file).stem + (f"-{variant}" if variant else "")
     parts = "".join(f",{key}={value}" for key, value in sorted(changed.items()))
     return "runs/" + re.sub(r"[^\w.,=+-]+", "_", name + parts)[:200]
+
+
+def _trained_workdir(config: str, changed: Mapping[str, Any]) -> str:
+    """Where the run of an evaluation lies: overrides that concern the evaluation alone name no other run."""
+    from fgis.experiment.differences import OF_EVALUATION
+
+    return default_workdir(config, {key: value for key, value in changed.items() if not key.startswith(OF_EVALUATION)})
 
 
 def _options(command: Any) -> dict[str, tuple[type, str, Any]]:

@@ -11,6 +11,9 @@ class Options(NamedTuple):
 
     step: Annotated[int | None, "the checkpoint to evaluate; the latest without it"] = None
     triplets: Annotated[str, "a CSV file of query,positive,negative image ids to score as well"] = ""
+    strict: Annotated[bool, "refuse a triplet file with a line that cannot be scored, instead of leaving it out"] = (
+        False
+    )
     neighbours: Annotated[bool, "save the nearest images of every image as well, in neighbours.h5"] = False
 
 
@@ -27,4 +30,4 @@ def run(config: Any, workdir: Any, options: Options) -> None:
 
     opened = Run.open(config, workdir, options.step)
     print(f"checkpoint of step {opened.step} in {workdir}", flush=True)
-    reports.report_on(opened, triplet_file=options.triplets, neighbours=options.neighbours)
+    reports.report_on(opened, triplet_file=options.triplets, strict=options.strict, neighbours=options.neighbours)

@@ -160,6 +160,7 @@ def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment
         raise UserError(
             f"config.memory.size: {settings.memory.size} is less than a batch of {batch.rows}; write at least that"
         )
+    _refuse_unlearnable(settings, images.labels, folds, plans)
     try:
         strategy = build_strategy(settings, images.feature_size)
         recipe = make_recipe(strategy, images.feature_size)
@@ -171,6 +172,36 @@ def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment
     except ValueError as error:
         raise UserError(f"config.{_group_of(settings, str(error))}{error}") from error
     return Experiment(recipe, runs, plans, folds)
+
+
+def _refuse_unlearnable(
+    settings: ExperimentSettings, labels: Int[np.ndarray, " n"], folds: Int[np.ndarray, " n"],
+    plans: tuple[RunPlan, ...],
+) -> None:  # fmt: skip
+    """Refuses a training in which no batch could ever hold a triplet.
+
+    A triplet needs two images of one object and an image of another: in the images of every run and, without a memory
+    of earlier batches, in one batch.
+    """
+    sampler, options = settings.sampler.name, build_sampler(settings.sampler)
+    for fold in sorted({plan.fold for plan in plans}):
+        sizes = np.unique(labels[folds != fold], return_counts=True)[1]
+        if len(sizes) < 2 or sizes.max() < 2:
+            what = "show one object alone" if len(sizes) < 2 else "show every object once"
+            of_fold = f" without fold {fold}" if fold >= 0 else ""
+            raise UserError(
+                f"config.features.path: the {sizes.sum()} images{of_fold} {what}, and a triplet needs two images of "
+                "one object and one of another; add photos, or search without training (--mode=search)"
+            )
+    if settings.memory.size or options.lists_triplets or settings.loss.name in pair_losses.PROXY_LOSSES:
+        return
+    batch = options.batch()
+    if batch.per_class == 1:
+        raise UserError(f"config.sampler.{sampler}.per_class: 1 leaves no positive in any batch; write at least 2")
+    if batch.per_class is not None and batch.rows == batch.per_class:
+        raise UserError(f"config.sampler.{sampler}.classes: 1 leaves no negative in any batch; write at least 2")
+    if batch.rows < 3:
+        raise UserError(f"config.sampler.{sampler}.batch: {batch.rows} images hold no triplet; write at least 3")
 
 
 def _group_of(settings: ExperimentSettings, message: str) -> str:

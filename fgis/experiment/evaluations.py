@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fgis.base import RunPlan
+from fgis.errors import naming
 from fgis.experiment.build import Scoring, build_rerank
 from fgis.experiment.run import Run, embed_with
 from fgis.learning.train import init_states
@@ -50,18 +51,23 @@ def report_rows(run: Run) -> dict[str, ReportRow]:
     }
 
 
-def evaluate_run(run: Run, triplet_file: str = "") -> Evaluated:
+def evaluate_run(run: Run, triplet_file: str = "", *, strict: bool = False) -> Evaluated:
     """Every evaluation of a run on the images that it was trained on, or held out from training.
 
     Args:
       run: with parameters.
       triplet_file: a CSV file of (query, positive, negative) image ids to score as well; none if empty.
+      strict: refuse a triplet file with a line that cannot be scored, instead of leaving the line out.
 
     Raises:
       UserError: the triplet file cannot be read, or names other images.
     """
     labels, folds, scoring = run.rows.labels, run.experiment.folds, run.scoring
-    triplet_rows = triplets.read_triplets(triplet_file, run.rows.image_ids) if triplet_file else None
+    triplet_list = None
+    if triplet_file:
+        with naming("--triplets="):
+            read = partial(triplets.read_triplets, on_bad_line="stop" if strict else "skip")
+            triplet_list = read(triplet_file, run.rows.image_ids)
     rows = report_rows(run)
     criteria = Criteria(tuple(dict.fromkeys((*scoring.metrics, COMPLETE))), scoring.distance, run.rows.coarse)
     found = {name: evaluate_runs(row.embed, row.plans, folds, labels, criteria) for name, row in rows.items()}
@@ -84,8 +90,10 @@ def evaluate_run(run: Run, triplet_file: str = "") -> Evaluated:
     scores = {name: open_set_scores(row, folds, labels, scoring.distance) for name, row in rows.items()}
     if scores["trained"]:
         evaluations["open_set"] = open_set_figures(scores, labels, scoring)
-    if triplet_rows is not None:
-        evaluations["triplets"] = triplet_figures(rows, triplet_rows, folds, labels, scoring)
+    if triplet_list is not None:
+        evaluations["triplets"] = {
+            **triplet_figures(rows, triplet_list.rows, folds, labels, scoring), "left_out": list(triplet_list.left_out)
+        }  # fmt: skip
     trained = scores["trained"]
     return Evaluated(evaluations, found, complete, rows["trained"].embed, trained.unknown if trained else None)
 

@@ -62,7 +62,7 @@ def evaluation_folder(run: Run, own: bool, triplet_file: str = "") -> Path:
     return workdir / "evaluations" / name
 
 
-def report_on(run: Run, *, triplet_file: str = "", neighbours: bool = False) -> Path:
+def report_on(run: Run, *, triplet_file: str = "", strict: bool = False, neighbours: bool = False) -> Path:
     """Evaluates a run on its feature file, writes and prints the report; returns the folder that it was written to.
 
     On images other than those that the run was trained on, the evaluation is ``transfer``: no image of another file
@@ -79,7 +79,9 @@ def report_on(run: Run, *, triplet_file: str = "", neighbours: bool = False) -> 
     if not own:
         write_report(run, folder, evaluate_transfer(run))
         return folder
-    found = evaluate_run(run, triplet_file)
+    found = evaluate_run(run, triplet_file, strict=strict)
+    for line in found.evaluations.get("triplets", {}).get("left_out", ()):
+        print(f"left out: {triplet_file}:{line}")
     if neighbours:
         write_neighbours(
             folder / "neighbours.h5", run.rows.image_ids, run.rows.labels, *all_neighbours(run, found.trained)

@@ -130,6 +130,8 @@ def _counts(name: str, evaluation: Mapping[str, Any]) -> str:
     counts = f"{evaluation['queries']} {kind}, gallery of {evaluation['gallery']}"
     if left_out := evaluation["without_relatives"]:
         counts += f", {left_out} without a relevant image left out"
+    if lines := evaluation.get("left_out"):
+        counts += f", {len(lines)} lines of the file left out"
     if tied := max(evaluation.get("tied", {}).values(), default=0):
         counts += f", up to {tied:g} of them cut off at a tie"
     return counts

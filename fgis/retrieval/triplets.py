@@ -8,7 +8,7 @@ import csv
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -29,47 +29,64 @@ class TripletScores(NamedTuple):
     score: int  # score@K: correct less incorrect triplets among those counted
 
 
-def read_triplets(path: str | Path, image_ids: np.ndarray) -> Int[np.ndarray, "t 3"]:
+class TripletFile(NamedTuple):
+    """The content of a triplet file."""
+
+    rows: Int[np.ndarray, "t 3"]  # of images: query, positive, negative
+    left_out: tuple[str, ...]  # why each line that cannot be scored is left out, beginning with its line number
+
+
+def read_triplets(
+    path: str | Path, image_ids: np.ndarray, *, on_bad_line: Literal["skip", "stop"] = "skip"
+) -> TripletFile:
     """The triplets of a CSV file of ``query,positive,negative`` image ids, with or without that line as a header.
+
+    Public triplet files name the same photo twice in some lines, and photos that are no longer on the web. Such lines
+    cannot be scored; they are left out and listed.
 
     Args:
       path: the file, in UTF-8; empty lines are passed over.
       image_ids: of all images, [n].
-
-    Returns:
-      Rows of images (query, positive, negative), [t, 3].
+      on_bad_line: whether lines that cannot be scored are left out, or the first of them is an error.
 
     Raises:
-      UserError: a line of other than three ids, an id that is not among ``image_ids`` or comes twice in a triplet, no
-        triplet, or no file that can be read. The message begins with the path and, where there is one, the line.
+      UserError: a line of other than three ids, no triplet that can be scored, no file that can be read, or, with
+        ``on_bad_line="stop"``, a line that cannot be scored. The message begins with the path and, where there is one,
+        the line.
     """
     place = {str(image_id): row for row, image_id in enumerate(image_ids)}
-    rows = []
+    rows, left_out = [], []
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
             for number, line in enumerate(csv.reader(file, strict=True), 1):
                 ids = [cell.strip() for cell in line]
-                if any(ids) and not (number == 1 and [cell.lower() for cell in ids] == HEADER):
-                    rows.append(_read_line(f"{path}:{number}", ids, place))
+                if not any(ids) or (number == 1 and [cell.lower() for cell in ids] == HEADER):
+                    continue
+                if len(ids) != 3 or not all(ids):
+                    raise UserError(f"{path}:{number}: found {','.join(ids)!r}; write 'query,positive,negative'")
+                if reason := _reason_against(ids, place):
+                    left_out.append(f"{number}: {reason}")
+                else:
+                    rows.append([place[one] for one in ids])
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: cannot be read ({reason}); name a CSV file in UTF-8") from error
+    if left_out and (on_bad_line == "stop" or not rows):
+        more = "" if rows else f"; none of {len(left_out)} lines can be scored"
+        raise UserError(f"{path}:{left_out[0]}{more}")
     if not rows:
         raise UserError(f"{path}: no triplet in it; write lines of 'query,positive,negative'")
-    return np.array(rows)
+    return TripletFile(np.array(rows), tuple(left_out))
 
 
-def _read_line(where: str, ids: Sequence[str], place: Mapping[str, int]) -> list[int]:
-    if len(ids) != 3 or not all(ids):
-        raise UserError(f"{where}: found {','.join(ids)!r}; write 'query,positive,negative'")
+def _reason_against(ids: Sequence[str], place: Mapping[str, int]) -> str:
+    """Why a line cannot be scored; "" where it can."""
     for one in ids:
         if one not in place:
             near = difflib.get_close_matches(one, place, 1, 0.6)
             hint = f"did you mean {near[0]!r}?" if near else "write ids as the feature file has them"
-            raise UserError(f"{where}: no image {one!r} among these features; {hint}")
-    if len(set(ids)) < 3:
-        raise UserError(f"{where}: found {','.join(ids)!r}; name three different images")
-    return [place[one] for one in ids]
+            return f"no image {one!r} among these features; {hint}"
+    return "" if len(set(ids)) == 3 else f"found {','.join(ids)!r}; name three different images"
 
 
 def evaluate_triplets(

@@ -51,7 +51,7 @@ def test_values_are_read_as_the_type_of_what_they_replace():
 
 def test_a_mode_has_its_own_flags():
     call = command_line.parse([CONFIG, "--mode=evaluate", "--step=3", "--neighbours"])
-    assert call.options == COMMANDS["evaluate"].Options(step=3, triplets="", neighbours=True)
+    assert call.options == COMMANDS["evaluate"].Options(step=3, triplets="", strict=False, neighbours=True)
     search = command_line.parse([CONFIG, "--mode=search", "--image=a.jpg", "--k=3", "--json"])
     assert (search.workdir, search.options.k, search.options.json) == (None, 3, True)
     assert "--mode=train does not read it, --mode=search does" in refused(CONFIG, "--image=a.jpg")

@@ -152,14 +152,19 @@ def test_a_work_directory_alone_is_enough_to_evaluate(run):
     assert own_report(run) == before
 
 
-def test_triplets_and_neighbours_on_demand(run, features, tmp_path):
-    (tmp_path / "t.csv").write_text("000.jpg,001.jpg,020.jpg\n004.jpg,005.jpg,000.jpg\n000.jpg,001.jpg,002.jpg\n")
+def test_triplets_and_neighbours_on_demand(run, features, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(
+        "000.jpg,001.jpg,020.jpg\n004.jpg,005.jpg,000.jpg\n000.jpg,001.jpg,002.jpg\n8.jpg,8.jpg,9.jpg\n"
+    )
     before = own_report(run)
     more = ("--mode=evaluate", f"--triplets={tmp_path / 't.csv'}", "--neighbours")
+    assert main(arguments(features, run, *more, "--strict")) == 2
+    assert f"--triplets={tmp_path / 't.csv'}:4: no image '8.jpg'" in capsys.readouterr().err
     assert main(arguments(features, run, *more)) == 0
+    assert f"left out: {tmp_path / 't.csv'}:4: no image '8.jpg'" in capsys.readouterr().out
     folder = run / "evaluations" / "triplets=t"
     found = figures(folder)["triplets"]
-    assert found["queries"] == 3
+    assert (found["queries"], len(found["left_out"])) == (3, 1)
     x = np.asarray(heads.prepare(load_features(str(features)).features, power=0.5, normalize=True))
     right, score = [], 0
     for q, p, n in ((0, 1, 20), (4, 5, 0), (0, 1, 2)):

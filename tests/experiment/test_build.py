@@ -85,6 +85,11 @@ def test_an_optimiser_moves_parameters_and_what_the_loss_learns_but_no_constants
 REFUSED = {
     "memory below a batch": ({"memory__size": 5}, "config.memory.size: 5 is less than a batch of 24"),
     "folds": ({"folds": 13}, "config.folds: 13 folds of 12 objects"),
+    "no positives": ({"sampler__pk__per_class": 1}, "config.sampler.pk.per_class: 1 leaves no positive in any batch"),
+    "no negatives": ({"sampler__pk__classes": 1}, "config.sampler.pk.classes: 1 leaves no negative in any batch"),
+    "no triplets": (
+        {"sampler__name": "uniform", "sampler__uniform__batch": 2}, "config.sampler.uniform.batch: 2 images hold no"
+    ),
     "margins": (
         {"loss__name": "opposites", "miner__name": "batch_all", "loss__opposites__opposite_margin": 0.1},
         "config.loss.opposites.opposite_margin",
@@ -108,3 +113,20 @@ def test_what_does_not_go_together_is_refused_in_one_line(case):
 def test_opposites_need_coarse_labels():
     with pytest.raises(UserError, match="path,label,coarse"):
         built(coarse=None, loss__name="opposites", miner__name="batch_all")
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        (np.zeros(12, int), "the 12 images show one object alone"),
+        (np.arange(12), "images without fold 0 show every object once"),
+        (np.repeat([0, 1], 6), "images without fold 0 show one object alone"),
+    ],
+)
+def test_images_that_nothing_can_be_learnt_from_are_refused(labels, line):
+    chosen = settings(folds=0 if len(set(labels)) == 1 else 2, closed_set=len(set(labels)) == 1)
+    images = build.Images(labels, None, 6, lambda rows: FEATURES[rows])
+    with pytest.raises(UserError) as error:
+        build.build_experiment(chosen, images)
+    assert line in str(error.value)
+    assert "--mode=search" in str(error.value)

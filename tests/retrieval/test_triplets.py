@@ -50,14 +50,28 @@ def test_other_distances_agree_with_direct_arithmetic(distance):
 @pytest.mark.parametrize("header", ["", "query,positive,negative\n"])
 def test_triplets_are_read_by_image_id(header, tmp_path):
     (tmp_path / "t.csv").write_text(f"\ufeff{header}a.jpg, b.jpg,c/d.jpg\n\nf.jpg,e.jpg,a.jpg\n")
-    assert read_triplets(tmp_path / "t.csv", IDS).tolist() == [[0, 1, 2], [4, 3, 0]]
+    found = read_triplets(tmp_path / "t.csv", IDS)
+    assert found.rows.tolist() == [[0, 1, 2], [4, 3, 0]]
+    assert found.left_out == ()
+
+
+def test_lines_that_cannot_be_scored_are_left_out_and_listed_or_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("a.jpg,b.jpg,a.jpg\na.jpg,b.jpg,e.jpg\na.jpg,gone.jpg,b.jpg\n")
+    found = read_triplets(tmp_path / "t.csv", IDS)
+    assert found.rows.tolist() == [[0, 1, 3]]
+    assert [line.partition(":")[0] for line in found.left_out] == ["1", "3"]
+    assert "name three different images" in found.left_out[0]
+    assert "no image 'gone.jpg'" in found.left_out[1]
+    with pytest.raises(UserError, match=r"t\.csv:1: found 'a\.jpg,b\.jpg,a\.jpg'"):
+        read_triplets(tmp_path / "t.csv", IDS, on_bad_line="stop")
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
         ("a.jpg,b.jpg\n", "t.csv:1: found 'a.jpg,b.jpg'; write 'query,positive,negative'"),
-        ("a.jpg,b.jpg,e.jpg\na.jpg,c/e.jpg,b.jpg", "t.csv:2: no image 'c/e.jpg' among these features; did you mean"),
+        ("a.jpg,c/e.jpg,b.jpg", "t.csv:1: no image 'c/e.jpg' among these features; did you mean"),
+        ("a.jpg,b.jpg,e.jpg\na.jpg,b.jpg\n", "t.csv:2: found 'a.jpg,b.jpg'; write"),
         ("a.jpg,b.jpg,a.jpg", "t.csv:1: found 'a.jpg,b.jpg,a.jpg'; name three different images"),
         ("query,positive,negative\n", "t.csv: no triplet in it"),
         ('"a.jpg,b.jpg', "t.csv: cannot be read"),
