@@ -149,7 +149,7 @@ def draw_deep_ranking_triplets(
     if not len(rows):
         return np.full((triplets, 3), -1, np.int32)
     rng = stream_generator(seed, Stream.DEEP_RANKING_TRIPLETS)
-    law = _Law(out_of_class, positive_cap, max(relevance_gap, 1))  # grades are whole: less relevant by 1 at least
+    law = _Law(out_of_class, positive_cap, max(relevance_gap, 1.0))  # grades are whole: less relevant by 1 at least
     held = _hold(images._replace(rows=rows), buffer, law.gap, rng)
     share = np.bincount(held.category, held.total * held.able) / np.maximum(held.able[held.buffers].sum(axis=1), 1)
     chance = held.able[held.buffers] * share[:, None]

@@ -35,7 +35,7 @@ OBJECTIVES = {
     ),
     "distance_weighted, margin": (
         objectives.mined(
-            partial(miners.distance_weighted, dimensions=8),
+            miners.distance_weighted,
             losses.margin_loss,
             DISTANCES["unit_euclidean"],
         ),
@@ -55,7 +55,7 @@ OBJECTIVES = {
     ),
     "published": (objectives.given(losses.difference, DISTANCES["euclidean"]), losses.hinge_of_mean),
 }
-HEAD = heads.EmbeddingHead(widths=(16, 8), dropouts=(0.3,))
+HEAD = heads.mlp(widths=(16, 8), dropouts=(0.3,))
 
 
 def data():
@@ -68,7 +68,7 @@ def data():
 
 def start(name):
     """Parameters of the head and, where the loss has some, of the loss; a memory for the row that has one."""
-    params = heads.init_head(HEAD, jax.random.key(0), (10,))
+    params = HEAD.init(jax.random.key(0), (10,))
     if "margin" in name:
         params["learned"] = {"beta": jnp.float32(1.0)}
     if "proxy" in name:
@@ -107,7 +107,7 @@ def five_steps(name, how, devices):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_way_of_running_the_step_gives_the_same_parameters(name):
+def test_the_step_gives_the_same_parameters_under_jit_pmap_and_shard_map(name):
     params, history = five_steps(name, "jit", 1)
     assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (params, start(name))), strict=True)) > 1e-3
     for how in ("jit", "pmap", "shard_map"):

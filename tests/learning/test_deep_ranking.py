@@ -124,8 +124,8 @@ def test_negatives_come_from_the_class_where_it_has_any_and_the_draw_says_so():
     ("keep", "options"),
     [
         ((6, 7, 8, 9), dict(out_of_class=0.3, positive_cap=2.0, relevance_gap=1.0)),
-        ((6, 7, 8, 9), dict(out_of_class=0.0, positive_cap=1.0, relevance_gap=1.0)),
-        ((6, 7, 8, 9), dict(out_of_class=1.0, positive_cap=1.5, relevance_gap=2.0)),
+        pytest.param((6, 7, 8, 9), dict(out_of_class=0.0, positive_cap=1.0, relevance_gap=1.0), marks=pytest.mark.slow),
+        pytest.param((6, 7, 8, 9), dict(out_of_class=1.0, positive_cap=1.5, relevance_gap=2.0), marks=pytest.mark.slow),
         ((7, 8), dict(out_of_class=0.6, positive_cap=2.0, relevance_gap=1.0)),
     ],
 )

@@ -220,7 +220,7 @@ def drawn_batch(seed, classes, padding, levels):
 
 
 @given(batches)
-@settings(max_examples=30, derandomize=True, deadline=None)
+@settings(max_examples=20, derandomize=True, deadline=None)
 def test_any_batch_gives_the_triplets_of_the_definition(drawn):
     distances, labels, rows = drawn_batch(*drawn)
     positives, negatives = masks(labels, rows)
@@ -230,7 +230,7 @@ def test_any_batch_gives_the_triplets_of_the_definition(drawn):
 
 
 @given(batches)
-@settings(max_examples=30, derandomize=True, deadline=None)
+@settings(max_examples=20, derandomize=True, deadline=None)
 def test_any_batch_respects_its_masks_and_weighs_0_exactly_what_is_undefined(drawn):
     distances, labels, rows = drawn_batch(*drawn)
     positives, negatives = masks(labels, rows)
@@ -313,15 +313,13 @@ def test_a_masked_row_changes_nothing_wherever_it_stands(name):
     assert [[a, moved[p], moved[n]] for a, p, n in found] == expected != []
 
 
-@pytest.mark.parametrize("name", miners.MINERS)
+@pytest.mark.parametrize(
+    "name", ["semi_hard", "random_negatives", *(pytest.param(n, marks=pytest.mark.slow) for n in LISTING_PAIRS)]
+)
 def test_a_bound_on_the_positives_changes_nothing_until_it_binds(name):
-    if name in ONE_PER_ANCHOR:
-        return
     every, most = listed(mine(name, *batch())), int(np.bincount(batch()[1]).max()) - 1
     arguments = KEY, batch()[0], *masks(*batch()[1:])
-    bounded, fewer = (
-        jax.jit(partial(miners.MINERS[name], info=BatchInfo(bound, 6)))(*arguments) for bound in (most, 2)
-    )
+    bounded, fewer = (jax.jit(partial(MINERS[name], info=BatchInfo(bound, 6)))(*arguments) for bound in (most, 2))
     assert listed(bounded) == every
     assert (len(bounded.weight), len(fewer.weight)) == (N * most, N * 2)
     assert listed(fewer) == every[: len(listed(fewer))] != every
@@ -384,7 +382,7 @@ def test_distance_weighted_scales_every_anchor_by_itself():
     assert listed(found) == [[0, 0, 1], [1, 0, 1]]  # the third anchor has no admissible negative
 
 
-@pytest.mark.parametrize("n", [2, 3, 2048])
+@pytest.mark.parametrize("n", [2, 2048])
 def test_distance_weighted_is_finite_at_both_ends_of_the_sphere(n):
     # Anchor 0 has its negatives at the far end, anchor 1 at the near one.
     distances = [[0.7, 0.0, 2.0, 2.0000005, 1.9999999]] * 2

@@ -1,5 +1,6 @@
 """What is drawn, over many steps at once: each sampler is compiled for all the steps that a test looks at."""
 
+import functools
 import inspect
 from functools import partial
 
@@ -35,19 +36,18 @@ def test_class_table_lists_rows_by_class_padded():
     assert found.counts.tolist() == [2, 2, 2, 0]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 4])
-def test_pk_sees_every_class_each_epoch_and_k_images_of_each(classes):
+@pytest.mark.parametrize(
+    ("classes", "per_class"),
+    [(3, 2), (4, 4), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((1, 2), (2, 2)))],
+)
+def test_pk_sees_every_class_each_epoch_and_distinct_images_of_each_while_it_has_any(classes, per_class):
     steps = -(-4 // classes)
-    rows = drawn(partial(samplers.sample_pk, classes=classes, per_class=2), table(), 3, 3 * steps)
-    for epoch in rows.reshape(3, -1, 2):
+    rows = drawn(partial(samplers.sample_pk, classes=classes, per_class=per_class), table(), 3, 3 * steps)
+    for epoch in rows.reshape(3, -1, per_class):
         assert set(LABELS[epoch[:, 0]]) == {2, 4, 5, 9}
-        assert (LABELS[epoch[:, 0]] == LABELS[epoch[:, 1]]).all()
-        assert (epoch[:, 0] != epoch[:, 1]).all()
-
-
-def test_pk_repeats_images_only_where_a_class_is_smaller_than_k():
-    for own in drawn(partial(samplers.sample_pk, classes=4, per_class=4), table(), 0, 1).reshape(4, 4):
-        assert len(set(own.tolist())) == min(4, (LABELS[own[0]] == LABELS).sum())
+        assert (LABELS[epoch] == LABELS[epoch[:, :1]]).all()
+        for own in epoch:
+            assert len(set(own.tolist())) == min(per_class, (LABELS[own[0]] == LABELS).sum())
 
 
 @pytest.mark.parametrize("sample", [samplers.sample_pk, samplers.sample_frequency])
@@ -85,9 +85,17 @@ def test_balanced_draws_classes_alike_and_then_their_images():
     np.testing.assert_allclose(counts / 40_000, [1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 3], atol=0.01)
 
 
+@functools.cache
+def frequency_draws():
+    """The labels of 20,000 steps of two classes, as a function of the power."""
+    sample = inspect.unwrap(samplers.sample_frequency)  # whose power may then be data, for one program
+    one = lambda step, power: sample(table(), 5, step, classes=2, per_class=1, power=power)
+    return jax.jit(jax.vmap(one, in_axes=(0, None)))
+
+
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_frequency_draws_distinct_classes_by_a_power_of_their_images(power):
-    labels = LABELS[drawn(partial(samplers.sample_frequency, classes=2, per_class=1, power=power), table(), 5, 20_000)]
+    labels = LABELS[np.asarray(frequency_draws()(np.arange(20_000), power))]
     weight = {2: 3.0**power, 4: 2.0**power, 5: 3.0**power, 9: 4.0**power}
     for one in weight:
         for other in weight:
@@ -141,10 +149,12 @@ def test_samplers_are_functions_of_seed_and_step_and_draw_from_their_own_rows_al
         assert set(np.unique(rows[0])) == set(allowed)
         assert set(np.unique(rows[1])) == set(range(12))
         assert (rows[2] == -1).all()  # nothing to draw from
-    alone = jax.jit(sample)
-    assert (rows[1, 7] == alone(run_pools[1], 2, 7)).all()
-    assert (rows[1, 7] != alone(run_pools[1], 2, 8)).any()
-    assert (rows[1, 7] != alone(run_pools[1], 3, 7)).any()
+    again = np.asarray(every(stacked, seeds[: len(run_pools)] + 1))
+    assert (rows[1, 7] != rows[1, 8]).any()
+    assert (rows[1, 7] != again[1, 7]).any()
+    assert (rows == every(stacked, seeds[: len(run_pools)])).all()
+    if name in ("pk", "published"):  # and the same as that of a run alone
+        assert (rows[1, 7] == jax.jit(sample)(run_pools[1], 2, 7)).all()
     assert rows.shape[-1] == sampler.batch(**SMALL[name]).rows
 
 

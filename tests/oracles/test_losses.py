@@ -143,7 +143,7 @@ def test_smooth_ap_where_every_anchor_finds_itself_first(seed):
 
     def ours(x):
         return losses.mean(
-            pair_losses.smooth_ap(DISTANCES["cosine"].pairwise(x, x), positives | itself, negatives, 0.05)
+            pair_losses.smooth_ap(DISTANCES["cosine"].pairwise(x, x), positives | itself, negatives, temperature=0.05)
         )
 
     theirs = peer_losses.SmoothAPLoss(temperature=0.05)

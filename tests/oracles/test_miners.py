@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fgis.base import BatchInfo
 from fgis.distances import DISTANCES
 from fgis.learning import miners
 
@@ -39,7 +40,8 @@ def pairwise(x):
 def ours(miner, x, labels, key=KEY):
     """The triplets [t, 3] of weight above 0."""
     labels, rows = jnp.asarray(labels), jnp.arange(len(labels))
-    found = miner(key, pairwise(x), *miners.relations(labels, rows, labels, rows))
+    info = BatchInfo(dimensions=x.shape[1])
+    found = miner(key, pairwise(x), *miners.relations(labels, rows, labels, rows), info)
     return np.stack(found[:3], axis=1)[np.asarray(found.weight) > 0]
 
 
@@ -92,17 +94,18 @@ def test_distance_weighted_draws_as_often_as_they_do():
     (x, labels), rounds = batch(0), 300
     peer = peer_miners.DistanceWeightedMiner()
     one = counts(np.concatenate([theirs(peer, x, labels) for _ in range(rounds)]), 40)
-    miner = jax.jit(partial(miners.distance_weighted, dimensions=x.shape[1]))
-    two = counts(np.concatenate([ours(miner, x, labels, jax.random.key(i)) for i in range(rounds)]), 40)
+    miner = jax.jit(lambda *arrays: miners.distance_weighted(*arrays, BatchInfo(dimensions=x.shape[1])))
+    drawn = [ours(lambda *known: miner(*known[:4]), x, labels, jax.random.key(i)) for i in range(rounds)]
+    two = counts(np.concatenate(drawn), 40)
     totals = one.sum(axis=1, keepdims=True), two.sum(axis=1, keepdims=True)
-    asked = (totals[0] > 0).ravel()
-    np.testing.assert_array_equal(asked, (totals[1] > 0).ravel())
-    shared = (one + two) / (totals[0] + totals[1] + ~asked[:, None])
-    drawn = (shared * np.minimum(*totals) > 5) & asked[:, None]  # cells with enough of both for χ²
+    present = (totals[0] > 0).ravel()
+    np.testing.assert_array_equal(present, (totals[1] > 0).ravel())
+    shared = (one + two) / (totals[0] + totals[1] + ~present[:, None])
+    counted = (shared * np.minimum(*totals) > 5) & present[:, None]  # cells with enough of both for χ²
     statistic = sum(
-        ((c - t * shared)[drawn] ** 2 / (t * shared)[drawn]).sum() for c, t in zip((one, two), totals, strict=True)
+        ((c - t * shared)[counted] ** 2 / (t * shared)[counted]).sum() for c, t in zip((one, two), totals, strict=True)
     )
-    freedom = drawn.sum() - asked.sum()
+    freedom = counted.sum() - present.sum()
     assert freedom > 400
     assert abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
 
@@ -115,5 +118,5 @@ def test_distance_weighted_keeps_the_anchors_that_they_lose_to_underflow():
     x[31] = -x[0] + 0.2 * x[31]
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
     assert len(theirs(peer_miners.DistanceWeightedMiner(), x, labels)) == 0
-    found = ours(partial(miners.distance_weighted, dimensions=256), x, labels)
+    found = ours(miners.distance_weighted, x, labels)
     assert len(found) > 32 * 3 * 0.9
