@@ -64,15 +64,17 @@ def measure(run: Run, images: str, queries: Int[np.ndarray, " q"]) -> dict[str, 
     """For either crop and each query, the share of the first four places that its object's own views fill.
 
     Raises:
-      UserError: the folder ``images`` lacks one of the queries.
+      UserError: the folder ``images`` cannot be read, or lacks one of the queries.
     """
-    rows, collection = run.rows, load_collection(run.settings.features.collection, images)
+    try:
+        rows, collection = run.rows, load_collection(run.settings.features.collection, images)
+    except ValueError as error:
+        raise UserError(f"--{error}; name the folder of all images by --images=DIR") from None
     place = {Path(image_id).name: i for i, image_id in enumerate(collection.image_ids)}
     missing = [name for row in queries if (name := Path(rows.image_ids[row]).name) not in place]
     if missing:
-        raise UserError(
-            f"{images} has no {missing[0]}, and {len(missing) - 1} more are missing; name the folder of all by --images=DIR"
-        )
+        more = f"and {len(missing) - 1} more are missing" if len(missing) > 1 else "which is the only one missing"
+        raise UserError(f"{images} has no {missing[0]}, {more}; name the folder of all images by --images=DIR")
     gallery = prepare_gallery(run.features, run.scoring.distance)
     shares: dict[str, list[float]] = {name: [] for name in CROPS}
     rng = np.random.default_rng(SEED)

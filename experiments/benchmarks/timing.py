@@ -50,9 +50,18 @@ class Side:
         theirs.close()
 
     def run(self, *inputs: Any, keep: bool = False) -> tuple[float, Any]:
-        """(seconds, result) of one run; the result only where it is to be kept, since it has to be copied."""
-        self.pipe.send((inputs, keep))
-        return self.pipe.recv()
+        """(seconds, result) of one run; the result only where it is to be kept, since it has to be copied.
+
+        Raises:
+          SystemExit: the process has ended, after a message of its own.
+        """
+        try:
+            self.pipe.send((inputs, keep))
+            return self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            code = self.process.exitcode
+            raise SystemExit(f"a side of the benchmark ended with exit code {code}; see above why") from None
 
     def close(self) -> float:
         """Ends the process; returns its peak memory in megabytes."""

@@ -21,7 +21,7 @@ BASE = {
     "head.residual.rank": 4,
     "sampler.pk.classes": 6,
 }
-TABLE = Table("small", ROWS, "batch-hard", PUBLISHED, {"ukbench": "It shows **nothing**."}, BASE)
+TABLE = Table("small", ROWS, "batch-hard", PUBLISHED, BASE)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE, module="tests.experiments.small"))

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments import grid
+from experiments import grid, rows
+from experiments.tables import place_of
 from fgis.errors import UserError
 from fgis.main import main as fgis_main
 from tests.experiments import small
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.slow
 def in_process(kind, config, place):
     """``grid.in_own_process`` without the seconds that a fresh process takes to import."""
     try:
-        grid.run_row(kind, config, place)
+        rows.run_row(kind, config, place)
     except UserError as error:
-        return str(error)
+        return f"failed: {error}"
     return ""
 
 
@@ -110,26 +111,26 @@ def test_finished_rows_are_not_run_again(calm, features, monkeypatch):
 
 def test_an_interrupted_row_continues_and_gives_the_same_figures(calm, features, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(grid, "in_own_process", in_process)
-    whole, resumed, ask, train = small.TABLE._replace(rows=small.ROWS[:3]), [], grid.unseen_gallery, grid.train
+    whole, resumed, gallery, train = small.TABLE._replace(rows=small.ROWS[:3]), [], rows.unseen_gallery, rows.train
 
     def interrupted(embed, plans, *more):
         if len(plans) == 6 and list((tmp_path / "ukbench").glob("trained*")):
             raise KeyboardInterrupt
-        return ask(embed, plans, *more)
+        return gallery(embed, plans, *more)
 
-    monkeypatch.setattr(grid, "unseen_gallery", interrupted)
+    monkeypatch.setattr(rows, "unseen_gallery", interrupted)
     assert grid.main(whole, flags(features, tmp_path)) == 130
     assert "the same command continues" in capsys.readouterr().err
     assert len(list((tmp_path / "ukbench").glob("*/result.json"))) == 2
-    monkeypatch.setattr(grid, "unseen_gallery", ask)
-    monkeypatch.setattr(grid, "train", lambda *a, **k: (resumed.append(int(k["state"].step[0])), train(*a, **k))[1])
+    monkeypatch.setattr(rows, "unseen_gallery", gallery)
+    monkeypatch.setattr(rows, "train", lambda *a, **k: (resumed.append(int(k["state"].step[0])), train(*a, **k))[1])
     assert grid.main(whole, flags(features, tmp_path)) == 0
     assert resumed == [8]  # the last checkpoint before the end
     assert (
         figures(tmp_path)["batch-hard"][0]["ns_score"]["mean"] == (figures(calm)["batch-hard"][0]["ns_score"]["mean"])
     )
     for row in whole.rows:
-        one, two = (grid.place_of(w / "ukbench", row.kind, {**small.BASE, **row.overrides}) for w in (calm, tmp_path))
+        one, two = (place_of(w / "ukbench", row.kind, {**small.BASE, **row.overrides}) for w in (calm, tmp_path))
         assert (one / "values.npz").read_bytes() == (two / "values.npz").read_bytes()
 
 
@@ -211,7 +212,7 @@ def command(features, workdir, *more):
 def test_a_killed_table_continues_with_the_same_figures(calm, features, tmp_path):
     """Killed while a row imports, and twice behind a checkpoint; what the row's process was doing dies with it."""
     for row in small.ROWS[1:4]:
-        place = grid.place_of(tmp_path / "ukbench", row.kind, {**small.BASE, **row.overrides})
+        place = place_of(tmp_path / "ukbench", row.kind, {**small.BASE, **row.overrides})
         with subprocess.Popen(command(features, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
             while f"{row.name}: running" not in process.stderr.readline():
                 assert process.poll() is None

@@ -1,11 +1,14 @@
-"""The tables of the paper: each row is an experiment that the project understands."""
+"""The tables of the paper: rows that can be run, figures that have a source, results that are rendered from JSON."""
 
 import importlib
+import json
 
 import pytest
 
+from experiments import rendering, reranking, summaries
 from experiments.tables import DATASETS, FROZEN, Options, place_of, row_config
-from fgis import choices
+from fgis.experiment.config import read_settings
+from tests.tiny import ROOT
 
 NAMES = ("sampling", "losses", "distances", "heads", "margins_and_batch", "memory")
 TABLES = {name: importlib.import_module(f"experiments.{name}").TABLE for name in NAMES}
@@ -20,7 +23,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("name", "dataset", "row"), ROWS)
 def test_every_row_is_a_configuration_that_is_understood(name, dataset, row):
-    choices.check(row_config(TABLES[name], dataset, row, Options()))
+    read_settings(row_config(TABLES[name], dataset, row, Options()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,6 +39,7 @@ def test_a_table_has_its_references_and_unique_rows(name):
     for dataset, published in table.published.items():
         assert all(set(one.figures) <= set(DATASETS[dataset].metrics) for one in published)
         assert all(one.source and one.protocol and (one.figures or one.elsewhere) for one in published)
+        assert not any("not recorded" in one.source for one in published)
 
 
 def test_tables_share_a_row_where_they_share_an_experiment(tmp_path):
@@ -43,7 +47,23 @@ def test_tables_share_a_row_where_they_share_an_experiment(tmp_path):
     for table in TABLES.values():
         for row in table.rows:
             place = place_of(tmp_path, row.kind, row.overrides)
-            experiment = (row.kind, row_config(table, "ukbench", row, Options()).to_json())
+            experiment = (row.kind, row_config(table, "ukbench", row, Options()))
             assert places.setdefault(place, experiment) == experiment
     references = {place_of(tmp_path, "trained", {})}
     assert references <= set(places)
+
+
+RESULTS = sorted((ROOT / "experiments" / "results" / "tables").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_committed_results_are_rendered_from_their_figures(path):
+    """And hold figures, notes and sources only: what they mean is written by hand in docs/ablations.md."""
+    summary = json.loads(path.read_text())
+    assert "commentary" not in summary
+    page = reranking.rerank_page if summary["table"] == "reranking" else summaries.table_page
+    assert path.with_suffix(".md").read_text() == rendering.markdown(summary, page(summary))
+    assert path.with_suffix(".tex").read_text() == rendering.latex(summary, page(summary))
+    if summary["table"] != "reranking":
+        published = TABLES[summary["table"]].published.get(summary["dataset"], ())
+        assert summary["published"] == [one._asdict() for one in published]

@@ -4,20 +4,10 @@ import re
 import numpy as np
 import pytest
 
-from experiments.tables import (
-    FROZEN,
-    Found,
-    Options,
-    Published,
-    Row,
-    Table,
-    escape,
-    latex,
-    markdown,
-    place_of,
-    row_config,
-    summarize_table,
-)
+from experiments import rendering
+from experiments.rendering import escape
+from experiments.summaries import Measured, Outcome, summarize_table, table_page
+from experiments.tables import FROZEN, Options, Published, Row, Table, place_of, row_config
 from fgis.retrieval.significance import holm, sign_flip_p
 
 LABELS = np.repeat(np.arange(20), 3)
@@ -26,7 +16,10 @@ RESULT = {
     "seconds": 12.3, "megabytes": 456.7, "machine": "2 CPU cores", "date": "2026-11-22", "features": {"size": 7},
     "training": {"loss": 0.5},
 }  # fmt: skip
-CONTEXT = {"command": "python -m experiments.t", "versions": {"jax": "1"}, "settings": dict(seeds=2, folds=5, steps=9)}
+CONTEXT = {
+    "command": "python -m experiments.t", "versions": {"jax": "1"}, "settings": dict(seeds=2, folds=5, steps=9),
+    "dataset": "d", "metrics": ["a", "b|c"], "headline": "a",
+}  # fmt: skip
 
 
 def values(gain, seeds=2):
@@ -36,25 +29,34 @@ def values(gain, seeds=2):
 
 
 def found(row, gain, seeds=2, labels=LABELS, **more):
-    return Found(row, values(gain, seeds), labels, {**RESULT, **more})
+    return Outcome(row, Measured(values(gain, seeds), labels), {**RESULT, **more})
 
 
+ONE_METRIC = CONTEXT | {"metrics": ["a"]}
 FOUND = [
     found(FROZEN, 0, seeds=1),
     found(Row("reference_row"), 0.2, date="2026-11-23"),
     found(Row("good & cheap", note="a_note"), 0.3),
     found(Row("same"), 0.0, training={"collapsed": 0.25}),
-    Found(Row("absent"), reason="needs x_y; run `python -m z --k='(1,2)'`"),
+    Outcome(Row("absent"), reason="needs x_y; run `python -m z --k='(1,2)'`"),
 ]
 TABLE = Table(
     "t", [one.row for one in FOUND], "reference_row",
-    {"d": (Published("peer_1", "A & B 2014", "closed set", {"a": 3.787}, "R@1 50 %"),)}, {"d": "First.\n\nSecond."},
+    {"d": (Published("peer_1", "A & B 2014", "closed set", {"a": 3.787}, "R@1 50 %"),)},
 )  # fmt: skip
+
+
+def markdown(summary):
+    return rendering.markdown(summary, table_page(summary))
+
+
+def latex(summary):
+    return rendering.latex(summary, table_page(summary))
 
 
 @pytest.fixture(scope="module")
 def summary():
-    return json.loads(json.dumps(summarize_table(TABLE, "d", ("a", "b|c"), "a", FOUND, CONTEXT, resamples=200)))
+    return json.loads(json.dumps(summarize_table(TABLE, CONTEXT, FOUND, resamples=200)))
 
 
 def test_differences_are_paired_and_corrected_over_the_table(summary):
@@ -63,7 +65,7 @@ def test_differences_are_paired_and_corrected_over_the_table(summary):
         ("minus_frozen", 0, ["reference_row", "good & cheap", "same"]),
         ("minus_reference", 1, [FROZEN.name, "good & cheap", "same"]),
     ):
-        differences = {one.row.name: one.values["a"] - FOUND[other].values["a"] for one in FOUND[:4]}
+        differences = {one.row.name: one.measured.values["a"] - FOUND[other].measured.values["a"] for one in FOUND[:4]}
         p = [sign_flip_p(differences[name], LABELS) for name in names]
         assert [rows[name]["a"][key]["p"] for name in names] == p
         assert [rows[name]["a"][key]["p_holm"] for name in names] == holm(p)
@@ -105,7 +107,7 @@ def test_markdown_is_a_pipe_table_with_marks_and_dashes(summary):
     assert "- same: **collapsed** in 25% of its runs, by their last batch\n" in text
     assert "- published: peer_1 (A & B 2014): closed set; R@1 50 %\n" in text
     assert "- not run: absent: needs x_y; run `python -m z --k='(1,2)'`" in text
-    assert text.endswith("First.\n\nSecond.\n")
+    assert text.endswith(" and not under this protocol.\n")
 
 
 def test_latex_is_a_fragment_whose_rows_have_all_their_cells(summary):
@@ -140,14 +142,14 @@ def test_every_special_character_is_escaped():
 
 def test_rows_on_other_images_have_no_differences():
     other = found(Row("others"), 0.5, labels=LABELS[::-1].copy())
-    summary = summarize_table(TABLE, "d", ("a",), "a", [*FOUND, other], CONTEXT, resamples=20)
+    summary = summarize_table(TABLE, ONE_METRIC, [*FOUND, other], resamples=20)
     assert set(summary["rows"][-1]["metrics"]["a"]) == {"mean", "ci95"}
     assert markdown(summary)
 
 
 def test_a_table_without_figures_renders():
-    empty = [Found(one.row, reason="needs features") for one in FOUND]
-    summary = summarize_table(TABLE, "none", ("a",), "a", empty, CONTEXT)
+    empty = [Outcome(one.row, reason="needs features") for one in FOUND]
+    summary = summarize_table(TABLE, ONE_METRIC | {"dataset": "none"}, empty)
     assert "- not run: all rows: needs features" in markdown(summary)
     assert r"\end{tabular}" in latex(summary)
 
@@ -164,6 +166,7 @@ def test_places_are_readable_and_unique(tmp_path):
 def test_overrides_reach_the_configuration():
     row = Row("x", {"loss.triplet.margin": 0.7, "new.key": 1})
     config = row_config(TABLE, "ukbench", row, Options(seeds=4, folds=3, steps=7))
-    assert (config.seeds, config.folds, config.train.total_steps, config.closed_set) == (4, 3, 7, False)
-    assert (config.loss.triplet.margin, config.new.key) == (0.7, 1)
-    assert config.evaluation.metrics == ("ns_score", "recall@1", "map@r")
+    assert (config["seeds"], config["folds"], config["closed_set"]) == (4, 3, False)
+    assert config["train"]["total_steps"] == 7
+    assert (config["loss"]["triplet"]["margin"], config["new"]["key"]) == (0.7, 1)
+    assert config["evaluation"]["metrics"] == ["ns_score", "recall@1", "map@r"]

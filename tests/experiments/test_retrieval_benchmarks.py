@@ -48,10 +48,10 @@ def test_both_evaluations_give_the_same(peers, capsys, monkeypatch):
 
 
 def test_what_the_peer_cannot_do_is_ours_alone(monkeypatch):
-    asked = []
-    monkeypatch.setattr(timing, "interleave", lambda sides, n: asked.append(sides) or [timing.Measured(2.0, 500.0)])
+    measured = []
+    monkeypatch.setattr(timing, "interleave", lambda sides, n: measured.append(sides) or [timing.Measured(2.0, 500.0)])
     row = evaluate.measure("100k_all", 7)
-    assert [make for make, _ in asked[0]] == [evaluate.ours]
+    assert [make for make, _ in measured[0]] == [evaluate.ours]
     assert (row["ours_s"], row["ours_mb"], row["peer_s"], row["ratio"], row["peer_mb"]) == (2.0, 500, None, None, None)
 
 
