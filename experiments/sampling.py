@@ -61,8 +61,8 @@ ROWS = [
     Row(
         "Deep Ranking triplets",
         {"sampler.name": "deep_ranking", "miner.name": "given"},
-        note="drawn by relevance; 20 % of the negatives out of class, or more where a coarse class holds one class alone; "
-        "no mining",
+        note="drawn by relevance; 20 % of the negatives out of class, or more where a coarse class holds one class "
+        "alone; no mining",
     ),
     Row(
         "MLP and hinge: hardest negatives",
