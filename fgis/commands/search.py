@@ -112,7 +112,7 @@ def _result(picture: Any, ranking: Any, opened: Any, options: Options) -> Any:
     from fgis.report import search_page
 
     gallery = opened.search_gallery
-    comparable = gallery.threshold is not None and not options.rerank
+    comparable = gallery.point is not None and not options.rerank
     rows, distances = (column[0].tolist() for column in ranking.neighbours[:2])
     matches = [
         search_page.Match(
@@ -122,7 +122,7 @@ def _result(picture: Any, ranking: Any, opened: Any, options: Options) -> Any:
             label_name=opened.label_name(row),
             distance=distance,
             picture=opened.find_picture(str(gallery.image_ids[row])),
-            near=distance <= gallery.threshold if comparable else None,
+            near=distance <= gallery.point.threshold if comparable else None,
         )
         for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
         if row >= 0
@@ -132,7 +132,7 @@ def _result(picture: Any, ranking: Any, opened: Any, options: Options) -> Any:
         path=str(picture.path),
         picture=picture.image,
         nearest=ranking.nearest,
-        threshold=gallery.threshold,
+        point=gallery.point,
         matches=matches,
         order="farthest first" if options.farthest else order,
         gallery=gallery.words,

@@ -30,6 +30,14 @@ class ReportRow(NamedTuple):
     plans: Sequence[RunPlan]
 
 
+class OpenSetScores(NamedTuple):
+    """Distances of queries to their nearest images, [seeds, images] each; see ``fgis.retrieval.open_set``."""
+
+    known: Float[np.ndarray, "s n"]  # to the nearest other image
+    right: np.ndarray  # whether that image shows the object of the query
+    unknown: Float[np.ndarray, "s n"]  # to the nearest image of another object
+
+
 class Evaluated(NamedTuple):
     """All that was measured of a run on its own images."""
 
@@ -37,7 +45,7 @@ class Evaluated(NamedTuple):
     per_query: dict[str, PerQuery]  # by row
     complete: dict[str, Float[np.ndarray, "s n"]]  # by evaluation: ``COMPLETE`` of the trained heads
     trained: EmbedRun
-    unknown: Float[np.ndarray, "s n"] | None  # distances of queries whose object is not in the gallery
+    scores: OpenSetScores | None  # of the trained heads on objects that they were not trained on
 
 
 def report_rows(run: Run) -> dict[str, ReportRow]:
@@ -94,8 +102,7 @@ def evaluate_run(run: Run, triplet_file: str = "", *, strict: bool = False) -> E
         evaluations["triplets"] = {
             **triplet_figures(rows, triplet_list.rows, folds, labels, scoring), "left_out": list(triplet_list.left_out)
         }  # fmt: skip
-    trained = scores["trained"]
-    return Evaluated(evaluations, found, complete, rows["trained"].embed, trained.unknown if trained else None)
+    return Evaluated(evaluations, found, complete, rows["trained"].embed, scores["trained"])
 
 
 def evaluate_transfer(run: Run) -> dict[str, Any]:
@@ -116,14 +123,6 @@ def evaluate_transfer(run: Run) -> dict[str, Any]:
         "trained": {name: np.stack([values[name] for values in each]) for name in scoring.metrics},
     }
     return {"transfer": compare(found, labels, len(labels), scoring.resamples, scoring.seed)}
-
-
-class OpenSetScores(NamedTuple):
-    """Distances of queries to their nearest images, [seeds, images] each; see ``fgis.retrieval.open_set``."""
-
-    known: Float[np.ndarray, "s n"]  # to the nearest other image
-    right: np.ndarray  # whether that image shows the object of the query
-    unknown: Float[np.ndarray, "s n"]  # to the nearest image of another object
 
 
 def open_set_scores(

@@ -1,36 +1,42 @@
-"""``operating_point.json``: the distance beyond which a search says that its object is not in the gallery."""
+"""``operating_point.json``: the distances that divide known, uncertain and absent objects, saved with a run."""
 
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
 from fgis import files
-from fgis.retrieval import open_set
+from fgis.retrieval.operating_point import OperatingPoint
 
 NAME = "operating_point.json"
+VERSION = 2
 
 
-def write(folder: Path, step: int, distance: str, unknown: Float[np.ndarray, "..."], *, unseen_objects: bool) -> None:
-    """Saves the threshold that accepts a share ``open_set.OPERATING`` of queries whose object is not in the gallery.
+def write_point(folder: Path, step: int, distance: str, point: OperatingPoint, *, unseen_objects: bool) -> None:
+    """Saves an operating point.
 
     Args:
       folder: the work directory, or that of one evaluation.
-      step: of the checkpoint that embedded the queries.
+      step: of the checkpoint that embedded the images.
       distance: its name.
-      unknown: the distance of each query to the nearest image of another object; NaN where there is none.
-      unseen_objects: whether no head was trained on the objects of its queries.
+      point: what was chosen on the images of the run.
+      unseen_objects: whether no head was trained on the objects that it was judged on.
     """
-    content = {
-        "version": 1, "step": step, "distance": distance, "false_alarms": open_set.OPERATING,
-        "threshold": open_set.choose_threshold(unknown.ravel(), open_set.OPERATING), "unseen_objects": unseen_objects,
-    }  # fmt: skip
-    files.write_json(folder / NAME, content)
+    content = {"version": VERSION, "step": step, "distance": distance, **point._asdict()}
+    files.write_json(folder / NAME, {**content, "unseen_objects": unseen_objects})
 
 
-def read_threshold(folder: Path, step: int) -> float | None:
-    """The threshold that was saved with this step; None where none was."""
-    point = files.read_json(folder / NAME)
-    if not isinstance(point, dict) or point.get("step") != step or not isinstance(point.get("threshold"), int | float):
+def read_point(folder: Path, step: int) -> OperatingPoint | None:
+    """The operating point that was saved with this step; None where none was, or by an older version.
+
+    JSON has no infinity and no NaN: an infinite limit and unknown rates are saved as null.
+    """
+    held = files.read_json(folder / NAME)
+    if not isinstance(held, dict) or held.get("version") != VERSION or held.get("step") != step:
         return None
-    return float(point["threshold"])
+    missing = {"threshold": float("inf"), "limit": float("inf")}
+    values = {name: held.get(name) for name in OperatingPoint._fields}
+    if not all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values.values()
+    ):
+        return None
+    return OperatingPoint(
+        **{name: missing.get(name, float("nan")) if value is None else float(value) for name, value in values.items()}
+    )

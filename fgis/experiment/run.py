@@ -27,7 +27,7 @@ from fgis.experiment.config import ExperimentSettings, extraction_settings, read
 from fgis.experiment.differences import OF_EVALUATION, refuse_other, to_plain
 from fgis.features import extract, store
 from fgis.features.collection import load_collection, picture_finder
-from fgis.gallery.search import SearchGallery, compute_threshold
+from fgis.gallery.search import SearchGallery, compute_operating_point
 from fgis.learning import checkpoint
 from fgis.retrieval.search import prepare_gallery
 
@@ -187,7 +187,7 @@ class Run:
 
         Without a work directory, features are compared as they are.
         """
-        rows, scoring, threshold = self.rows, self.scoring, None
+        rows, scoring, point = self.rows, self.scoring, None
         embed = lambda features: np.asarray(scoring.prepare(features))
         embeddings, words = self.features, "the features as they are"
         if self.workdir is not None:
@@ -196,9 +196,9 @@ class Run:
             embed = lambda features: self.embed(np.asarray(scoring.prepare(features)), run)
             embeddings, words = self.embed(self.features, run), f"the head of {self.workdir} at step {self.step}"
             if self.has_own_images:
-                threshold = operating_point.read_threshold(self.workdir, self.step)
-        if threshold is None:
-            threshold = compute_threshold(embeddings, rows.labels, scoring.distance, scoring.seed)
+                point = operating_point.read_point(self.workdir, self.step)
+        if point is None:
+            point = compute_operating_point(embeddings, rows.labels, scoring.distance, scoring.seed)
         features = self.settings.features
         return SearchGallery(
             embeddings=embeddings,
@@ -206,7 +206,7 @@ class Run:
             labels=rows.labels,
             image_ids=rows.image_ids,
             embed=embed,
-            threshold=threshold,
+            point=point,
             words=f"{len(rows.labels)} images ({features.collection}, {features.backbone}): {words}, "
             f"{scoring.distance.replace('_', ' ')} distance",
         )

@@ -11,10 +11,11 @@ from PIL import Image
 from fgis.base import Neighbours
 from fgis.distances import pairwise_distances
 from fgis.retrieval import open_set
+from fgis.retrieval.operating_point import OperatingPoint, choose_operating_point
 from fgis.retrieval.rerank import FirstSearch, Rerank
 from fgis.retrieval.search import Gallery, search
 
-SAMPLED = 2000  # images of the gallery, at most, that a threshold is computed from
+SAMPLED = 2000  # images of the gallery, at most, that an operating point is chosen on
 
 
 class SearchGallery(NamedTuple):
@@ -25,7 +26,7 @@ class SearchGallery(NamedTuple):
     labels: Int[np.ndarray, " n"]
     image_ids: np.ndarray  # [n] str
     embed: Callable[[np.ndarray], Float[np.ndarray, "m d"]]  # features as the file holds them -> embeddings
-    threshold: float | None  # a nearest image farther than this shows another object; None where nothing says so
+    point: OperatingPoint | None  # when its object counts as known; None where nothing tells
     words: str  # what is searched, for people
 
 
@@ -41,30 +42,30 @@ class PictureRanking(NamedTuple):
     """The gallery as one picture ranks it."""
 
     neighbours: Neighbours  # of one query
-    nearest: float  # the distance of the nearest image by the first search, which the threshold was chosen for
+    nearest: float  # the distance of the nearest image by the first search, which is what the verdict is about
     milliseconds: dict[str, float]  # of each stage
 
 
-def compute_threshold(
+def compute_operating_point(
     embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], distance: str, seed: int
-) -> float | None:
-    """The threshold that accepts a share ``open_set.OPERATING`` of the gallery's own images without their object.
+) -> OperatingPoint | None:
+    """The operating point of a gallery, from its own images.
 
     Args:
-      embeddings: of the gallery.
+      embeddings: of the gallery, by a head that was not trained on these images.
       labels: the object of each image.
       distance: what embeddings are compared by.
       seed: which ``SAMPLED`` images are queries, where there are more.
 
     Returns:
-      A distance; None for a gallery of one object, which does not tell how near another one would be.
+      The operating point; None for a gallery of one object.
     """
     count = len(labels)
     if len(np.unique(labels)) < 2:
         return None
     queries = np.sort(np.random.default_rng(seed).permutation(count)[:SAMPLED])
-    *_, unknown = open_set.nearest_known_and_unknown(embeddings, labels, queries, np.arange(count), distance)
-    return float(open_set.choose_threshold(unknown, open_set.OPERATING))
+    known, _, unknown = open_set.nearest_known_and_unknown(embeddings, labels, queries, np.arange(count), distance)
+    return choose_operating_point(known[None], unknown[None], labels[queries])
 
 
 def rank_picture(

@@ -1,5 +1,6 @@
 """What a search with an image shows: a verdict in words, a self-contained page, and a montage as one picture."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 from tabulate import tabulate
 
-from fgis.files import replacing, write_text
+from fgis.files import json_types, replacing, write_text
 from fgis.report.examples import show_label, thumbnail
 from fgis.report.fonts import choose_font, visible
 from fgis.report.pages import render_template
+from fgis.retrieval.operating_point import OperatingPoint, Verdict, judge_distance
 
 SIDE = 320  # pixels, the longer side of the query on a page and of any image that is kept for one
 MONTAGE_COLUMNS = 4  # of matches: with three rows of them the published 4 × 3
@@ -39,7 +41,7 @@ class SearchResult(NamedTuple):
     path: str  # of the query, as it was given
     picture: Image.Image
     nearest: float  # the distance of the nearest image of the gallery, whatever is listed
-    threshold: float | None  # None where there is none: a gallery of one object
+    point: OperatingPoint | None  # None of a gallery of one object
     matches: Sequence[Match]
     order: str  # in words: "nearest first"
     gallery: str  # in words: what was searched, and by which embedding
@@ -51,17 +53,39 @@ class SearchResult(NamedTuple):
         return Path(self.path).name
 
 
-def is_known(result: SearchResult) -> bool:
-    """nearest ≤ threshold; true without a threshold."""
-    return result.threshold is None or result.nearest <= result.threshold
+def verdict(result: SearchResult) -> Verdict:
+    """Whether the query's object is in the gallery, by the distance of the nearest image."""
+    return judge_distance(result.nearest, result.point)
 
 
-def verdict(result: SearchResult) -> str:
-    """Whether the gallery has an image like the query, in words."""
-    if result.threshold is None:
-        return f"the gallery holds one object, so there is no threshold: nearest at {result.nearest:.4f}"
-    words = "the gallery has images like this" if is_known(result) else "nothing like this in the gallery"
-    return f"{words}: nearest at {result.nearest:.4f}, threshold {result.threshold:.4f}"
+def verdict_words(result: SearchResult) -> str:
+    """The verdict as a sentence without its full stop, with the distances that it rests on."""
+    point, nearest = result.point, f"nearest at {result.nearest:.4f}"
+    if point is None:
+        return f"the gallery holds one object, which tells nothing about others: {nearest}"
+    if verdict(result) == "known":
+        return f"the gallery has images like this: {nearest}, threshold {point.threshold:.4f}"
+    if verdict(result) == "absent":
+        return f"nothing like this in the gallery: {nearest}, limit {point.limit:.4f}"
+    limit = "" if math.isinf(point.limit) else f" and the limit {point.limit:.4f}"
+    best = min(result.matches, key=lambda match: match.rank, default=None)
+    name = f" is {show_label(best.label, best.label_name)}" if best and best.distance == result.nearest else ""
+    return f"not sure: the nearest{name} at {result.nearest:.4f}, between the threshold {point.threshold:.4f}{limit}"
+
+
+def rates_words(result: SearchResult) -> str:
+    """How often the verdict errs, as a sentence; "" where nothing tells."""
+    point = result.point
+    if point is None:
+        return ""
+    alarms = f"{100 * point.false_alarms:.0f} % of photos of other objects"
+    if math.isnan(point.detection):
+        return f"Estimated on this gallery: {alarms} would be taken for one of its objects."
+    return (
+        f"Estimated on this gallery: {100 * point.detection:.0f} % of new photos of its objects, if they resemble its "
+        f"own photos, and {alarms} would be within the threshold; {100 * point.missed:.0f} % of the former beyond the "
+        "limit."
+    )
 
 
 def search_html(result: SearchResult) -> str:
@@ -70,8 +94,9 @@ def search_html(result: SearchResult) -> str:
     return render_template(
         "search.html",
         result=result,
-        known=is_known(result),
         verdict=verdict(result),
+        words=verdict_words(result),
+        rates=rates_words(result),
         query=thumbnail(result.picture, SIDE),
         matches=matches,
     )
@@ -88,7 +113,7 @@ def montage(result: SearchResult) -> Image.Image:
     left = 2 * TILE[0] + 2 * GAP
     canvas = Image.new("RGB", (left + columns * TILE[0] + GAP, GAP + rows * TILE[1]), "white")
     large = (2 * PICTURE[0], 2 * PICTURE[1])
-    colour = COLOURS[None if result.threshold is None else is_known(result)]
+    colour = COLOURS[{"known": True, "absent": False, "uncertain": None}[verdict(result)]]
     _draw_tile(canvas, (GAP, GAP), large, result.picture, ["query", result.query], colour)
     for place, match in enumerate(result.matches):
         row, column = divmod(place, columns)
@@ -163,7 +188,7 @@ def page_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def document(result: SearchResult) -> dict[str, Any]:
-    """The JSON document of one query: ``query, known, threshold, results, milliseconds``."""
+    """The JSON document of one query; rates and distances are null where nothing tells them."""
     results = [
         {
             "rank": match.rank,
@@ -176,8 +201,10 @@ def document(result: SearchResult) -> dict[str, Any]:
     ]
     return {
         "query": result.path,
-        "known": is_known(result),
-        "threshold": result.threshold,
+        "known": verdict(result) == "known",
+        "verdict": verdict(result),
+        "nearest": result.nearest,
+        **json_types(result.point._asdict() if result.point else dict.fromkeys(OperatingPoint._fields)),
         "results": results,
         "milliseconds": {stage: round(value, 2) for stage, value in result.milliseconds.items()},
     }
@@ -191,4 +218,6 @@ def search_text(result: SearchResult) -> str:
     ]
     table = tabulate(listed, headers=("rank", "image id", "label", "distance"), disable_numparse=True)
     stages = ", ".join(f"{stage} {value:.0f}" for stage, value in result.milliseconds.items())
-    return f"{visible(result.path)}: {verdict(result)}\n\n{table}\n\n{result.order}; milliseconds: {stages}"
+    rates = rates_words(result)
+    head = f"{visible(result.path)}: {verdict_words(result)}" + (f"\n{rates}" if rates else "")
+    return f"{head}\n\n{table}\n\n{result.order}; milliseconds: {stages}"

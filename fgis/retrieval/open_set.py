@@ -19,7 +19,6 @@ from fgis.retrieval.search import search
 
 Scores = Float[np.ndarray, "s q"]
 FALSE_ALARMS = (0.01, 0.1)  # shares of unknown queries that a threshold may accept
-OPERATING = 0.1  # the share of false alarms at which a search says that there is nothing like this
 WEIGHTS = 1 << 22  # of bootstrap draws at a time, 32 MiB: a few arrays of that size are in memory
 
 

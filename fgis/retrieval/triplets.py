@@ -69,8 +69,8 @@ def read_triplets(
                 else:
                     rows.append([place[one] for one in ids])
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path}: cannot be read ({reason}); name a CSV file in UTF-8") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read ({why}); name a CSV file in UTF-8") from error
     if left_out and (on_bad_line == "stop" or not rows):
         more = "" if rows else f"; none of {len(left_out)} lines can be scored"
         raise UserError(f"{path}:{left_out[0]}{more}")

@@ -17,6 +17,7 @@ from fgis.gallery import search as search_gallery
 from fgis.learning import checkpoint
 from fgis.main import main
 from fgis.retrieval import open_set
+from fgis.retrieval.operating_point import choose_operating_point
 from fgis.retrieval.rerank import RERANKERS, FirstSearch
 from fgis.retrieval.search import prepare_gallery, search
 from tests.tiny import CONFIG, ROOT, write_features
@@ -104,36 +105,38 @@ def test_an_image_of_the_gallery_finds_itself_and_the_others_in_order(place, ask
     assert [r["rank"] for r in found["results"]] == [1, 2, 3, 4, 5]
     assert [r["label"] for r in found["results"]] == (order[:5] // 2).tolist()
     assert found["query"] == str(place / "photos" / "object3" / "1.png")
-    assert set(found) == {"query", "known", "threshold", "results", "milliseconds"}
+    assert set(found) == {
+        "query", "known", "verdict", "nearest", "threshold", "limit", "detection", "false_alarms", "missed", "results",
+        "milliseconds",
+    }  # fmt: skip
     assert list(found["milliseconds"]) == ["decode", "describe", "embed", "search"]
     assert all(value > 0 for value in found["milliseconds"].values())
 
 
-def test_the_threshold_lets_a_share_of_unknown_objects_pass(place, ask, monkeypatch):
-    monkeypatch.setattr(open_set, "OPERATING", 0.5)
+def test_the_operating_point_comes_from_the_gallery_where_no_run_has_saved_one(place, ask):
     found = ask(place / "photos" / "object0" / "0.png")
     distances = cosine(prepared(place), prepared(place))
-    distances[np.arange(10)[:, None] // 2 == np.arange(10) // 2] = np.inf
-    unknown = np.sort(distances.min(axis=1))
-    assert unknown[3] - 1e-6 <= found["threshold"] <= unknown[5] + 1e-6  # nearest of each other: two alike
-    assert unknown[3] < unknown[5]
-    assert found["known"] is True
+    known = np.where(np.eye(10, dtype=bool), np.inf, distances).min(axis=1)
+    unknown = np.where(np.arange(10)[:, None] // 2 == np.arange(10) // 2, np.inf, distances).min(axis=1)
+    expected = choose_operating_point(known[None], unknown[None], np.arange(10) // 2)
+    for name in ("threshold", "limit", "detection", "false_alarms", "missed"):
+        assert found[name] == pytest.approx(getattr(expected, name), abs=1e-5)
+    assert (found["known"], found["verdict"]) == (True, "known")
 
 
-def test_the_threshold_of_a_large_gallery_comes_from_a_seeded_part_of_it(monkeypatch):
-    asked = []
+def test_the_operating_point_of_a_large_gallery_comes_from_a_seeded_part_of_it(monkeypatch):
+    searched = []
     nearest = open_set.nearest_known_and_unknown
-    spy = lambda embeddings, labels, rows, *more: asked.append(rows) or nearest(embeddings, labels, rows, *more)
+    spy = lambda embeddings, labels, rows, *more: searched.append(rows) or nearest(embeddings, labels, rows, *more)
     monkeypatch.setattr(open_set, "nearest_known_and_unknown", spy)
     monkeypatch.setattr(search_gallery, "SAMPLED", 20)
     embeddings = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
-    one, two, other = (
-        search_gallery.compute_threshold(embeddings, np.arange(60) // 2, "cosine", seed) for seed in (0, 0, 1)
+    one, two, _ = (
+        search_gallery.compute_operating_point(embeddings, np.arange(60) // 2, "cosine", seed) for seed in (0, 0, 1)
     )
     assert one == two
-    assert [len(set(rows)) for rows in asked] == [20] * 3
-    assert set(asked[0]) != set(asked[2])
-    assert other >= 0
+    assert [len(set(rows)) for rows in searched] == [20] * 3
+    assert set(searched[0]) != set(searched[2])
 
 
 def test_the_terminal_shows_a_table_and_where_the_files_lie(place, ask, tmp_path):
@@ -185,7 +188,7 @@ def test_the_farthest_ties_go_to_the_lowest_row():
         labels=np.arange(5),
         image_ids=np.array(list("abcde")),
         embed=lambda features: features,
-        threshold=None,
+        point=None,
         words="",
     )
     options = search_gallery.SearchOptions(k=4, farthest=True)
@@ -213,7 +216,7 @@ def test_reranking_orders_again_and_leaves_the_verdict_to_the_first_search(name,
 
 def test_a_gallery_of_one_object_has_no_threshold(place, ask, tmp_path):
     found = ask(place / "photos" / "object1" / "0.png", name="one")
-    assert (found["known"], found["threshold"], len(found["results"])) == (True, None, 2)
+    assert (found["verdict"], found["threshold"], len(found["results"])) == ("uncertain", None, 2)
     assert "holds one object" in (tmp_path / "runs" / "search" / "0.html").read_text()
 
 
@@ -236,35 +239,43 @@ def test_the_head_of_the_run_that_has_seen_all_objects_embeds_both_sides(place, 
     assert f"the head of {run} at step 4" in (run / "search" / "0.html").read_text()
 
 
-def test_the_saved_threshold_decides_where_it_is_of_the_same_step(place, ask, run, tmp_path):
+POINT = {
+    "version": 2, "step": 4, "threshold": 1e-5, "limit": 2e-5, "detection": 0.9, "false_alarms": 0.1, "missed": 0.05
+}  # fmt: skip
+
+
+def test_the_saved_operating_point_decides_where_it_is_of_the_same_step(place, ask, run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run, workdir)
     photo(99).save(tmp_path / "new.png")
 
-    def found(point):
-        (workdir / "operating_point.json").write_text(point)
+    def found(**changes):
+        (workdir / "operating_point.json").write_text(json.dumps({**POINT, **changes}))
         return ask(tmp_path / "new.png", f"--workdir={workdir}", *QUICK)
 
-    nearest = found('{"version": 1, "step": 4, "false_alarms": 0.1, "threshold": 1e-5}')
-    assert (nearest["threshold"], nearest["known"]) == (1e-5, False)
+    absent = found()
+    assert (absent["threshold"], absent["known"], absent["verdict"]) == (1e-5, False, "absent")
     assert "othing like this in the gallery: nearest at" in (workdir / "search" / "new.html").read_text()
-    assert found('{"version": 1, "step": 4, "false_alarms": 0.1, "threshold": 1.9}')["known"] is True
-    computed = [found(text)["threshold"] for text in ('{"step": 3, "threshold": 1.9}', "no JSON", '{"step": 4}')]
-    assert computed[0] not in (1.9, 1e-5)
+    assert found(limit=1.9)["verdict"] == "uncertain"
+    assert "ot sure: the nearest is object" in (workdir / "search" / "new.html").read_text()
+    assert found(threshold=1.9, limit=None)["verdict"] == "known"
+    computed = [found(**changes)["threshold"] for changes in ({"step": 3}, {"version": 1}, {"threshold": "near"})]
+    assert computed[0] != 1e-5
     assert computed == [computed[0]] * 3
 
 
-def test_a_saved_threshold_is_not_of_another_gallery(place, ask, run, tmp_path):
+def test_a_saved_operating_point_is_not_of_another_gallery(place, ask, run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run, workdir)
-    (workdir / "operating_point.json").write_text('{"version": 1, "step": 4, "threshold": 1.9}')
+    (workdir / "operating_point.json").write_text(json.dumps(POINT))
     shutil.copy(place / "photos.h5", tmp_path / "other.h5")
     image, more = place / "photos" / "object0" / "0.png", (f"--workdir={workdir}", *QUICK)
-    assert ask(image, *more)["threshold"] == 1.9
-    assert ask(image, *more, f"--config.features.path={tmp_path / 'other.h5'}")["threshold"] == 1.9  # the same images
+    assert ask(image, *more)["threshold"] == 1e-5
+    other = f"--config.features.path={tmp_path / 'other.h5'}"
+    assert ask(image, *more, other)["threshold"] == 1e-5  # the same images
     with h5py.File(tmp_path / "other.h5", "r+") as file:
         file["labels"][0] = 4
-    assert ask(image, *more, f"--config.features.path={tmp_path / 'other.h5'}")["threshold"] < 1.9
+    assert ask(image, *more, other)["threshold"] != 1e-5
 
 
 def turned(image: Image.Image, path) -> None:

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from pathlib import Path
@@ -9,38 +10,59 @@ from PIL import Image
 from fgis.report import search_page
 from fgis.report.fonts import choose_font
 from fgis.report.search_page import Match, SearchResult
+from fgis.retrieval.operating_point import OperatingPoint
 
 RED, BLUE, GREY = (200, 30, 10), (20, 40, 220), (240, 240, 240)
 NEAR, FAR, OPEN = (42, 157, 92), (209, 73, 91), (150, 150, 150)
 
 
-def result(threshold=0.25, nearest=0.125, pictures=True, count=2):
+POINT = OperatingPoint(threshold=0.25, limit=0.5, detection=0.86, false_alarms=0.09, missed=0.05)
+
+
+def result(point=POINT, nearest=0.125, pictures=True, count=2):
     picture = Image.new("RGB", (400, 100), BLUE) if pictures else None
     matches = [
-        Match(1, "cups/<b>1.jpg", 7, "<i>cup</i>", 0.125, picture, None if threshold is None else True),
-        Match(2, "cups/2.jpg", 8, "", 0.5, None, None if threshold is None else False),
+        Match(1, "cups/<b>1.jpg", 7, "<i>cup</i>", 0.125, picture, None if point is None else True),
+        Match(2, "cups/2.jpg", 8, "", 0.5, None, None if point is None else False),
     ]
     query = Image.new("RGB", (50, 100), RED)
     milliseconds = {"decode": 1.234, "search": 20.0}
-    return SearchResult(
-        "in/my.png", query, nearest, threshold, matches[:count], "nearest first", "2 images", milliseconds
-    )
+    return SearchResult("in/my.png", query, nearest, point, matches[:count], "nearest first", "2 images", milliseconds)
 
 
 @pytest.mark.parametrize(
-    ("threshold", "nearest", "known", "words"),
+    ("point", "nearest", "verdict", "words"),
     [
-        (0.25, 0.125, True, "the gallery has images like this: nearest at 0.1250, threshold 0.2500"),
-        (0.25, 0.25, True, "the gallery has images like this: nearest at 0.2500, threshold 0.2500"),
-        (0.1, 0.125, False, "nothing like this in the gallery: nearest at 0.1250, threshold 0.1000"),
-        (-3.0, -2.5, False, "nothing like this in the gallery: nearest at -2.5000, threshold -3.0000"),
-        (None, 0.125, True, "the gallery holds one object, so there is no threshold: nearest at 0.1250"),
+        (POINT, 0.125, "known", "the gallery has images like this: nearest at 0.1250, threshold 0.2500"),
+        (POINT, 0.25, "known", "the gallery has images like this: nearest at 0.2500, threshold 0.2500"),
+        (POINT._replace(threshold=0.1), 0.125, "uncertain", "not sure: the nearest is <i>cup</i> at 0.1250, between "
+         "the threshold 0.1000 and the limit 0.5000"),
+        (POINT._replace(threshold=0.1, limit=float("inf")), 0.125, "uncertain", "not sure: the nearest is <i>cup</i> "
+         "at 0.1250, between the threshold 0.1000"),
+        (POINT, 0.6, "absent", "nothing like this in the gallery: nearest at 0.6000, limit 0.5000"),
+        (None, 0.125, "uncertain", "the gallery holds one object, which tells nothing about others: nearest at "
+         "0.1250"),
     ],
-)
-def test_the_verdict_is_whether_the_nearest_is_within_the_threshold(threshold, nearest, known, words):
-    assert search_page.is_known(result(threshold, nearest)) is known
-    assert search_page.verdict(result(threshold, nearest)) == words
-    assert words[1:] in search_page.search_html(result(threshold, nearest))
+)  # fmt: skip
+def test_the_verdict_is_where_the_nearest_lies_between_threshold_and_limit(point, nearest, verdict, words):
+    found = result(point, nearest)
+    assert search_page.verdict(found) == verdict
+    assert search_page.verdict_words(found) == words
+    assert html.escape(words[1:]) in search_page.search_html(found)
+    document = search_page.document(found)
+    assert (document["known"], document["verdict"], document["nearest"]) == (verdict == "known", verdict, nearest)
+    json.dumps(document, allow_nan=False)
+
+
+def test_the_rates_stand_beside_the_verdict():
+    words = search_page.rates_words(result())
+    assert "86 % of new photos of its objects" in words
+    assert "9 % of photos of other objects would be within the threshold; 5 % of the former beyond" in words
+    assert words in search_page.search_html(result())
+    assert words in search_page.search_text(result())
+    lone = search_page.rates_words(result(POINT._replace(detection=float("nan"), missed=float("nan"))))
+    assert lone == ("Estimated on this gallery: 9 % of photos of other objects would be taken for one of its objects.")
+    assert search_page.rates_words(result(None)) == ""
 
 
 def test_the_page_needs_no_other_file_and_shows_names_where_there_are_no_pictures():
@@ -58,7 +80,7 @@ def test_the_page_needs_no_other_file_and_shows_names_where_there_are_no_picture
 
 
 def test_a_page_without_a_threshold_marks_no_tile():
-    page = search_page.search_html(result(threshold=None))
+    page = search_page.search_html(result(point=None))
     assert not re.search(r'class="tile (good|bad)"', page)
     assert "threshold of" not in page
     assert 'class="verdict box"' in page
@@ -77,7 +99,7 @@ def test_the_montage_shows_the_query_at_the_left_and_the_matchs_in_order():
 
 
 def test_the_montage_is_grey_without_a_threshold_and_has_rows_of_four():
-    pixels = np.asarray(search_page.montage(result(threshold=None)))
+    pixels = np.asarray(search_page.montage(result(point=None)))
     assert [tuple(pixels[12, x]) for x in (12, 440)] == [OPEN, OPEN]
     twelve = result()._replace(matches=[result().matches[0]] * 12)
     pixels = np.asarray(search_page.montage(twelve))
@@ -109,17 +131,19 @@ def test_the_document_and_the_text_say_the_same():
     assert document == {
         "query": "in/my.png",
         "known": True,
-        "threshold": 0.25,
+        "verdict": "known",
+        "nearest": 0.125,
+        **POINT._asdict(),
         "results": [
             {"rank": 1, "image_id": "cups/<b>1.jpg", "label": 7, "label_name": "<i>cup</i>", "distance": 0.125},
             {"rank": 2, "image_id": "cups/2.jpg", "label": 8, "label_name": "", "distance": 0.5},
         ],
         "milliseconds": {"decode": 1.23, "search": 20.0},
     }
-    assert search_page.document(result(threshold=None))["threshold"] is None
+    assert search_page.document(result(point=None))["threshold"] is None
     lines = search_page.search_text(result()).splitlines()
     assert lines[0] == "in/my.png: the gallery has images like this: nearest at 0.1250, threshold 0.2500"
-    assert [line.split() for line in lines[4:6]] == [
+    assert [line.split() for line in lines[5:7]] == [
         ["1", "cups/<b>1.jpg", "<i>cup</i>", "0.1250"], ["2", "cups/2.jpg", "label", "8", "0.5000"],
     ]  # fmt: skip
 
