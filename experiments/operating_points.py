@@ -1,0 +1,175 @@
+"""Do the rates that a search states hold? Random galleries, new photos of their objects, and photos of other objects.
+
+    python -m experiments.operating_points [--dataset=grocerystore] [--galleries=20] [--trained=0]
+
+A gallery has so many classes and photos of each; the new photos are other photos of the same classes, the foreign ones
+show classes that are not in it. Frozen features; with ``--trained=N``, also the default heads, trained on each of the
+first N galleries (half a minute each) and saved with the operating point that a search would read. A rate is stated on
+the gallery alone and measured on photos that it does not have.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from experiments.command_line import guarded
+from experiments.machine import machine
+from experiments.rendering import Grid, Page, columns, write_table
+from experiments.tables import DATASETS, base_config
+from fgis.base import FeatureSet
+from fgis.errors import UserError
+from fgis.experiment import operating_point, training
+from fgis.experiment.evaluations import open_set_scores, report_rows
+from fgis.experiment.run import Run
+from fgis.experiment.start import prepare_jax
+from fgis.features.store import write_features
+from fgis.report.contents import versions
+from fgis.retrieval.operating_point import choose_operating_point
+from fgis.retrieval.search import search
+
+CASES = ((8, 8), (16, 8), (40, 8), (40, 20))  # classes, photos of each
+NEW, FOREIGN = 8, 4  # photos of a class at most
+RATES = ("detection", "false_alarms", "missed")
+
+
+class Drawn(NamedTuple):
+    """Rows of one gallery and of the photos that it is searched with."""
+
+    gallery: Int[np.ndarray, " g"]
+    new: Int[np.ndarray, " q"]
+    foreign: Int[np.ndarray, " u"]
+
+
+def draw(labels: Int[np.ndarray, " n"], classes: int, photos: int, seed: int) -> Drawn:
+    """One random gallery; a class has half of ``photos`` more at least, so that there are new ones of it."""
+    rng = np.random.default_rng(seed)
+    members = [rng.permutation(np.flatnonzero(labels == name)) for name in rng.permutation(np.unique(labels))]
+    large = [rows for rows in members if len(rows) >= photos + NEW // 2][:classes]
+    chosen = {int(labels[rows[0]]) for rows in large}
+    foreign = [rows[:FOREIGN] for rows in members if int(labels[rows[0]]) not in chosen]
+    return Drawn(
+        np.concatenate([rows[:photos] for rows in large]),
+        np.concatenate([rows[photos : photos + NEW] for rows in large]),
+        np.concatenate(foreign),
+    )
+
+
+def measure(run: Run, drawn: Drawn, kind: str) -> dict[str, tuple[float, float]]:
+    """{rate: (stated, measured)} of one gallery; ``kind``: ``frozen`` features, or heads ``trained`` on it."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = run.rows
+        coarse = None if rows.coarse is None else rows.coarse[drawn.gallery]
+        part = FeatureSet(
+            rows.read(drawn.gallery), rows.labels[drawn.gallery], rows.image_ids[drawn.gallery], {}, coarse
+        )
+        write_features(f"{folder}/gallery.h5", part)
+        features = {**run.config["features"], "path": f"{folder}/gallery.h5", "backbone": ""}
+        workdir = Path(folder, "run") if kind == "trained" else None
+        opened = Run.open({**run.config, "features": features}, workdir)
+        if workdir:
+            training.claim(opened, workdir)
+            training.train_run(opened, workdir)
+            heads, scoring = report_rows(opened)["trained"], opened.scoring
+            scores = open_set_scores(heads, opened.experiment.folds, opened.rows.labels, scoring.distance)
+            assert scores is not None
+            point = choose_operating_point(scores.known, scores.unknown, opened.rows.labels)
+            assert point is not None
+            operating_point.write_point(workdir, opened.step, scoring.distance, point, unseen_objects=True)
+        gallery = opened.search_gallery
+        assert gallery.point is not None
+        nearest = [
+            search(gallery.embed(rows.read(some)), gallery.prepared, 1).distances[:, 0]
+            for some in (drawn.new, drawn.foreign)
+        ]
+    point, (new, foreign) = gallery.point, nearest
+    return {
+        "detection": (point.detection, float(np.mean(new <= point.threshold))),
+        "false_alarms": (point.false_alarms, float(np.mean(foreign <= point.threshold))),
+        "missed": (point.missed, float(np.mean(new > point.limit))),
+    }
+
+
+def run_cases(run: Run, galleries: int, trained: int) -> list[dict[str, Any]]:
+    """The means over galleries of what was stated and measured, and the mean size of their difference."""
+    rows = []
+    for kind, count in (("frozen", galleries), ("trained", trained)):
+        for classes, photos in CASES if count else ():
+            found = [measure(run, draw(run.rows.labels, classes, photos, seed), kind) for seed in range(count)]
+            row: dict[str, Any] = {"kind": kind, "classes": classes, "photos": photos, "galleries": count}
+            for rate in RATES:
+                stated, measured = np.array([one[rate] for one in found]).T
+                row[rate] = {
+                    "stated": float(stated.mean()), "measured": float(measured.mean()),
+                    "mean_difference": float(np.abs(measured - stated).mean()),
+                }  # fmt: skip
+            rows.append(row)
+            print(f"operating_points: {row}", file=sys.stderr, flush=True)
+    return rows
+
+
+def page(summary: Mapping[str, Any]) -> Page:
+    """One row per kind and size of gallery."""
+    shown = lambda one: f"{one['stated']:.3f} / {one['measured']:.3f} (± {one['mean_difference']:.3f})"
+    header = ["gallery", "embedding", "galleries", *(rate.replace("_", " ") for rate in RATES)]
+    rows = [
+        [
+            f"{row['classes']} × {row['photos']}",
+            row["kind"],
+            str(row["galleries"]),
+            *(shown(row[rate]) for rate in RATES),
+        ]
+        for row in summary["rows"]
+    ]
+    caption = (
+        "Classes × photos of each. Stated on the gallery / measured on other photos, means over random galleries; "
+        "±: the mean size of the difference of one gallery. Detection: new photos of its classes within the threshold. False "
+        "alarms: photos of other classes within the threshold. Missed: new photos of its classes beyond the limit."
+    )
+    return Page([Grid("", header, rows, columns(0.14, len(header) - 1))], [], caption)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs, prints and writes the table; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m experiments.operating_points")
+    parser.add_argument("--dataset", choices=list(DATASETS), default="grocerystore")
+    parser.add_argument("--galleries", type=int, default=20, help="of each size, with frozen features")
+    parser.add_argument("--trained", type=int, default=0, help="galleries of each size that heads are trained on")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/tables"), help="where the table is written")
+    parser.add_argument("--features.path", dest="features_path", default="", help="a feature file of the data set")
+    given = parser.parse_args(arguments)
+
+    def work() -> int:
+        config = base_config(given.dataset)
+        if given.features_path:
+            config["features"]["path"] = given.features_path
+        if min(given.galleries, given.trained) < 0 or not given.galleries + given.trained:
+            raise UserError("--galleries: no gallery to draw; write a whole number of at least 1")
+        prepare_jax()
+        run = Run.open(config)
+        summary = {
+            "table": "operating_points",
+            "dataset": given.dataset,
+            "command": shlex.join(["python", "-m", "experiments.operating_points", *arguments]),
+            "date": time.strftime("%Y-%m-%d"),
+            "versions": versions(),
+            "machine": machine(),
+            "features": {"images": len(run.rows.labels), "size": run.rows.shape[-1], **run.rows.source},
+            "rows": run_cases(run, given.galleries, given.trained),
+        }
+        write_table(summary, page, given.workdir)
+        return 0
+
+    return guarded("operating_points", work, "the same command begins again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
