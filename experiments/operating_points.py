@@ -129,9 +129,10 @@ def page(summary: Mapping[str, Any]) -> Page:
         for row in summary["rows"]
     ]
     caption = (
-        "Classes × photos of each. Stated on the gallery / measured on other photos, means over random galleries; "
-        "±: the mean size of the difference of one gallery. Detection: new photos of its classes within the threshold. False "
-        "alarms: photos of other classes within the threshold. Missed: new photos of its classes beyond the limit."
+        "Classes × photos of each. Stated on the gallery / measured on other photos, means over random galleries; in "
+        "brackets the mean size of the difference of one gallery. Detection: new photos of its classes within the "
+        "threshold. False alarms: photos of other classes within the threshold. Missed: new photos of its classes "
+        "beyond the limit."
     )
     return Page([Grid("", header, rows, columns(0.14, len(header) - 1))], [], caption)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fgis.retrieval.search import prepare_gallery as prepare_gallery
     from fgis.retrieval.search import search as search
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> (module, name in it; "" for the module itself).
 PUBLIC = {
