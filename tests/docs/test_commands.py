@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -72,6 +73,14 @@ def test_the_pages_list_the_metrics_and_the_backbones_there_are():
     assert [name for name in BACKBONES if f"`{name}`" not in own_data] == []
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Programs that run for a moment need not be fast; compiling them is most of what these tests cost."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder as a user would have it: photos of six objects, UKBench and GroceryStore in small."""
@@ -87,6 +96,7 @@ def place(tmp_path_factory):
         for view in range(4):
             write_photo(place / "ukbench" / f"ukbench{4 * label + view:05d}.jpg", label)
     write_photo(place / "query.jpg", 3)
+    write_features(place / "small.h5")
     (place / "triplets.csv").write_text("ukbench00000.jpg,ukbench00001.jpg,ukbench00004.jpg\n")
     (place / "photos" / "object0" / "broken.jpg").write_bytes(b"no image")
     for split, content in (("train", lines), ("val", []), ("test", [])):
@@ -115,6 +125,8 @@ def adapted(command: str) -> list[str]:
         if "--workdir" not in command and "--mode=search" not in command:  # README's, which SHORT would lengthen
             number = COMMANDS.index(command)
             arguments.append("--workdir=runs/ukbench" if command == FIRST else f"--workdir=runs/{number}")
+            if not own_features and command != FIRST:  # an ablation: on small features
+                arguments += ["--config.features.backbone=", "--config.features.path=small.h5"]
     return arguments
 
 
