@@ -49,10 +49,14 @@ def test_a_normalised_head_ends_linear_and_on_the_unit_sphere():
 )
 def test_rates_beyond_the_layers_are_ignored_and_missing_ones_are_0(widths, dropouts, used):
     found, expected = (heads.mlp(widths=widths, dropouts=rates) for rates in (dropouts, used))
-    params = started(found)
-    z = jax.jit(found.apply)(params, X, KEYS)
-    np.testing.assert_array_equal(z, jax.jit(expected.apply)(params, X, KEYS))
-    assert (np.asarray(z) != jax.jit(found.apply)(params, X)).any() == any(used)
+
+    def outputs(key):
+        params = found.init(key, (10,))
+        return found.apply(params, X, KEYS), expected.apply(params, X, KEYS), found.apply(params, X)
+
+    z, by_used, undropped = map(np.asarray, jax.jit(outputs)(jax.random.key(0)))
+    np.testing.assert_array_equal(z, by_used)
+    assert (z != undropped).any() == any(used)
 
 
 @pytest.mark.parametrize(
