@@ -85,7 +85,7 @@ def _place(error: Exception, path: Path) -> str:
     lines = []
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             lines.append(trace.tb_lineno)
         trace = trace.tb_next
     return f"{path}:{lines[-1]}: " if lines else ""

@@ -123,6 +123,7 @@ def write_report(
         "step": run.step,
         "versions": contents.versions(),
         "collapsed": [list(run.plans[number]) for number in metrics_log.collapsed_runs(history)],
+        "idle": [list(run.plans[number]) for number in metrics_log.idle_runs(history)],
         "evaluations": evaluations,
     }
     if folder != workdir_of(run):

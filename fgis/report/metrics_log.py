@@ -47,3 +47,13 @@ def collapsed_runs(records: list[dict[str, Any]]) -> list[int]:
     """
     flags = records[-1].get("collapsed", []) if records else []
     return [run for run, flag in enumerate(flags) if flag]
+
+
+def idle_runs(records: list[dict[str, Any]]) -> list[int]:
+    """The runs in which no term of the loss was above 0 at any record: nothing moved them but the optimiser.
+
+    >>> idle_runs([{"step": 1, "active": [0.0, 0.0]}, {"step": 2, "active": [0.0, 0.5]}])
+    [0]
+    """
+    shares = [record["active"] for record in records if "active" in record]
+    return [run for run, values in enumerate(zip(*shares, strict=True)) if not any(values)]

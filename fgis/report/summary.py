@@ -1,6 +1,6 @@
 """A report in words: one paragraph that says what the trained head adds, and the text for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -61,18 +61,26 @@ def _effect(difference: Mapping[str, Any]) -> str:
 
 
 def warning(report: Mapping[str, Any]) -> str:
-    """A warning that names the runs that collapsed, or nothing."""
-    runs = report.get("collapsed", [])
-    if not runs:
-        return ""
-    config = report["config"]
+    """A warning that names the runs that collapsed, or in which nothing was learnt; "" without such runs."""
+    config, parts = report["config"], []
+    choices = f"They had the miner {config['miner']['name']} and the loss {config['loss']['name']}"
+    if runs := report.get("collapsed", []):
+        parts.append(
+            f"COLLAPSED: {_name_runs(runs)} ended with embeddings that are nearly one point or one line; their figures "
+            f"say nothing about the features. {choices}: take easier negatives (semi_hard, distance_weighted) or a "
+            "lower learning rate."
+        )
+    if runs := report.get("idle", []):
+        parts.append(
+            f"NOTHING LEARNT: in {_name_runs(runs)} no triplet or pair had a loss above 0 at any step. {choices}: take "
+            "a larger margin, or a miner or sampler that finds harder negatives."
+        )
+    return " ".join(parts)
+
+
+def _name_runs(runs: Sequence[Sequence[int]]) -> str:
     named = ", ".join(f"seed {seed}" + (f" fold {fold}" if fold >= 0 else "") for seed, fold in runs[:6])
-    return (
-        f"COLLAPSED: {len(runs)} runs ({named}{', ...' if len(runs) > 6 else ''}) ended with embeddings that are "
-        "nearly one point or one line; their figures say nothing about the features. They had the miner "
-        f"{config['miner']['name']} and the loss {config['loss']['name']}: take easier negatives (semi_hard, "
-        "distance_weighted) or a lower learning rate."
-    )
+    return f"{len(runs)} runs ({named}{', ...' if len(runs) > 6 else ''})"
 
 
 def report_text(report: Mapping[str, Any]) -> str:

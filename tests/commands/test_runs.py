@@ -368,3 +368,12 @@ def test_a_collapsed_run_is_named_on_the_terminal_and_in_the_report(tmp_path, ca
     assert "COLLAPSED" in capsys.readouterr().out
     assert "COLLAPSED" in (tmp_path / "run" / "report.html").read_text()
     assert json.loads((tmp_path / "run" / "report.json").read_text())["collapsed"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_always_0_is_named(tmp_path, capsys):
+    features = write_features(tmp_path / "features.h5")
+    more = ("--config.loss.name=triplet", "--config.loss.triplet.margin=-5", "--config.seeds=1")
+    assert main(arguments(features, tmp_path / "run", *more)) == 0
+    assert "NOTHING LEARNT: in 4 runs" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["idle"] == [[0, -1], [0, 0], [0, 1], [0, 2]]

@@ -83,3 +83,9 @@ def test_collapsed_runs_are_named_and_healthy_ones_are_not_mentioned():
     assert text.startswith("COLLAPSED: 2 runs (seed 0, seed 3 fold 2) ended")
     assert "hard_negatives" in text
     assert "COLLAPSED" not in summary.report_text(found)
+
+
+def test_runs_that_learnt_nothing_are_named():
+    found = report(closed_set=evaluation(GAIN)) | {"idle": [[0, -1], [0, 2]]}
+    assert summary.warning(found).startswith("NOTHING LEARNT: in 2 runs (seed 0, seed 0 fold 2) no triplet or pair")
+    assert "NOTHING LEARNT" in summary.report_text(found)
