@@ -2,6 +2,7 @@
 
 import re
 
+import fgis
 from tests.docs.blocks import blocks_of
 from tests.tiny import ROOT
 
@@ -49,3 +50,7 @@ def test_links_lead_to_files():
     for text in ("README.md", "CONTRIBUTING.md"):
         for link in re.findall(r"\]\(([^)#]+)", (ROOT / text).read_text()):
             assert (ROOT / link).exists(), f"{text}: {link}"
+
+
+def test_the_citation_has_the_version_of_the_package():
+    assert f"\nversion: {fgis.__version__}\n" in (ROOT / "CITATION.cff").read_text()
