@@ -26,7 +26,7 @@ SHORT = (
     "--config.evaluation.resamples=20", "--config.seeds=1", "--config.folds=2",
 )  # fmt: skip
 SETUP = (  # what a line begins with that installs something, or is a tool of its own
-    "python3 -m venv", "source .venv", "pip install", "git clone", "pre-commit install", "pytest", "mkdocs build",
+    "python3 -m venv", "source .venv", "pip install", "pre-commit install", "pytest", "mkdocs build",
 )  # fmt: skip
 LINES = [(page, line) for page, line in bash_lines() if not page.startswith("docs/extending/")]
 COMMANDS = [line for _, line in LINES if line.startswith("python -m fgis.main")]
@@ -115,7 +115,7 @@ def adapted(command: str) -> list[str]:
     """
     arguments = shlex.split(command.replace("(299,299)", "(64,64)"))[3:]
     if "--config=" not in command:
-        return [word.replace("--step=100", "--step=2") for word in arguments]
+        return [word.replace("--step=200", "--step=4") for word in arguments]
     own_features = any(word in command for word in ("extract", "features/", "photos.py", "grocerystore.py"))
     if own_features and "backbone= " not in command:
         arguments.append("--config.features.weights=none")
