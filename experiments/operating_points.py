@@ -1,17 +1,14 @@
 """Do the rates that a search states hold? Random galleries, new photos of their objects, and photos of other objects.
 
-    python -m experiments.operating_points [--dataset=grocerystore] [--galleries=20] [--trained=0]
+    python -m experiments.operating_points [--dataset=grocerystore] [--galleries=20]
 
 A gallery has so many classes and photos of each; the new photos are other photos of the same classes, the foreign ones
-show classes that are not in it. Frozen features; with ``--trained=N``, also the default heads, trained on each of the
-first N galleries (half a minute each) and saved with the operating point that a search would read. A rate is stated on
-the gallery alone and measured on photos that it does not have.
+show classes that are not in it. A rate is stated on the gallery alone and measured on photos that it does not have.
 """
 
 import argparse
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,16 +21,12 @@ from experiments.command_line import guarded
 from experiments.machine import machine
 from experiments.rendering import Grid, Page, columns, write_table
 from experiments.tables import DATASETS, base_config
-from fgis.base import FeatureSet
 from fgis.errors import UserError
-from fgis.experiment import operating_point, training
-from fgis.experiment.evaluations import open_set_scores, report_rows
 from fgis.experiment.run import Run
 from fgis.experiment.start import prepare_jax
-from fgis.features.store import write_features
+from fgis.gallery.search import compute_operating_point
 from fgis.report.contents import versions
-from fgis.retrieval.operating_point import choose_operating_point
-from fgis.retrieval.search import search
+from fgis.retrieval.search import prepare_gallery, search
 
 CASES = ((8, 8), (16, 8), (40, 8), (40, 20))  # classes, photos of each
 NEW, FOREIGN = 8, 4  # photos of a class at most
@@ -62,34 +55,14 @@ def draw(labels: Int[np.ndarray, " n"], classes: int, photos: int, seed: int) ->
     )
 
 
-def measure(run: Run, drawn: Drawn, kind: str) -> dict[str, tuple[float, float]]:
-    """{rate: (stated, measured)} of one gallery; ``kind``: ``frozen`` features, or heads ``trained`` on it."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = run.rows
-        coarse = None if rows.coarse is None else rows.coarse[drawn.gallery]
-        part = FeatureSet(
-            rows.read(drawn.gallery), rows.labels[drawn.gallery], rows.image_ids[drawn.gallery], {}, coarse
-        )
-        write_features(f"{folder}/gallery.h5", part)
-        features = {**run.config["features"], "path": f"{folder}/gallery.h5", "backbone": ""}
-        workdir = Path(folder, "run") if kind == "trained" else None
-        opened = Run.open({**run.config, "features": features}, workdir)
-        if workdir:
-            training.claim(opened, workdir)
-            training.train_run(opened, workdir)
-            heads, scoring = report_rows(opened)["trained"], opened.scoring
-            scores = open_set_scores(heads, opened.experiment.folds, opened.rows.labels, scoring.distance)
-            assert scores is not None
-            point = choose_operating_point(scores.known, scores.unknown, opened.rows.labels)
-            assert point is not None
-            operating_point.write_point(workdir, opened.step, scoring.distance, point, unseen_objects=True)
-        gallery = opened.search_gallery
-        assert gallery.point is not None
-        nearest = [
-            search(gallery.embed(rows.read(some)), gallery.prepared, 1).distances[:, 0]
-            for some in (drawn.new, drawn.foreign)
-        ]
-    point, (new, foreign) = gallery.point, nearest
+def measure(run: Run, drawn: Drawn) -> dict[str, tuple[float, float]]:
+    """{rate: (stated, measured)} of one gallery."""
+    features, labels, distance = run.features, run.rows.labels, run.scoring.distance
+    own = features[drawn.gallery]
+    point = compute_operating_point(own, labels[drawn.gallery], distance, run.scoring.seed)
+    assert point is not None
+    gallery = prepare_gallery(own, distance)
+    new, foreign = (search(features[rows], gallery, 1).distances[:, 0] for rows in (drawn.new, drawn.foreign))
     return {
         "detection": (point.detection, float(np.mean(new <= point.threshold))),
         "false_alarms": (point.false_alarms, float(np.mean(foreign <= point.threshold))),
@@ -97,32 +70,30 @@ def measure(run: Run, drawn: Drawn, kind: str) -> dict[str, tuple[float, float]]
     }
 
 
-def run_cases(run: Run, galleries: int, trained: int) -> list[dict[str, Any]]:
+def run_cases(run: Run, galleries: int) -> list[dict[str, Any]]:
     """The means over galleries of what was stated and measured, and the mean size of their difference."""
     rows = []
-    for kind, count in (("frozen", galleries), ("trained", trained)):
-        for classes, photos in CASES if count else ():
-            found = [measure(run, draw(run.rows.labels, classes, photos, seed), kind) for seed in range(count)]
-            row: dict[str, Any] = {"kind": kind, "classes": classes, "photos": photos, "galleries": count}
-            for rate in RATES:
-                stated, measured = np.array([one[rate] for one in found]).T
-                row[rate] = {
-                    "stated": float(stated.mean()), "measured": float(measured.mean()),
-                    "mean_difference": float(np.abs(measured - stated).mean()),
-                }  # fmt: skip
-            rows.append(row)
-            print(f"operating_points: {row}", file=sys.stderr, flush=True)
+    for classes, photos in CASES:
+        found = [measure(run, draw(run.rows.labels, classes, photos, seed)) for seed in range(galleries)]
+        row: dict[str, Any] = {"classes": classes, "photos": photos, "galleries": galleries}
+        for rate in RATES:
+            stated, measured = np.array([one[rate] for one in found]).T
+            row[rate] = {
+                "stated": float(stated.mean()), "measured": float(measured.mean()),
+                "mean_difference": float(np.abs(measured - stated).mean()),
+            }  # fmt: skip
+        rows.append(row)
+        print(f"operating_points: {row}", file=sys.stderr, flush=True)
     return rows
 
 
 def page(summary: Mapping[str, Any]) -> Page:
     """One row per kind and size of gallery."""
     shown = lambda one: f"{one['stated']:.3f} / {one['measured']:.3f} (± {one['mean_difference']:.3f})"
-    header = ["gallery", "embedding", "galleries", *(rate.replace("_", " ") for rate in RATES)]
+    header = ["gallery", "galleries", *(rate.replace("_", " ") for rate in RATES)]
     rows = [
         [
             f"{row['classes']} × {row['photos']}",
-            row["kind"],
             str(row["galleries"]),
             *(shown(row[rate]) for rate in RATES),
         ]
@@ -142,8 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m experiments.operating_points")
     parser.add_argument("--dataset", choices=list(DATASETS), default="grocerystore")
-    parser.add_argument("--galleries", type=int, default=20, help="of each size, with frozen features")
-    parser.add_argument("--trained", type=int, default=0, help="galleries of each size that heads are trained on")
+    parser.add_argument("--galleries", type=int, default=20, help="of each size")
     parser.add_argument("--workdir", type=Path, default=Path("runs/tables"), help="where the table is written")
     parser.add_argument("--features.path", dest="features_path", default="", help="a feature file of the data set")
     given = parser.parse_args(arguments)
@@ -152,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = base_config(given.dataset)
         if given.features_path:
             config["features"]["path"] = given.features_path
-        if min(given.galleries, given.trained) < 0 or not given.galleries + given.trained:
+        if given.galleries < 1:
             raise UserError("--galleries: no gallery to draw; write a whole number of at least 1")
         prepare_jax()
         run = Run.open(config)
@@ -164,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "versions": versions(),
             "machine": machine(),
             "features": {"images": len(run.rows.labels), "size": run.rows.shape[-1], **run.rows.source},
-            "rows": run_cases(run, given.galleries, given.trained),
+            "rows": run_cases(run, given.galleries),
         }
         write_table(summary, page, given.workdir)
         return 0

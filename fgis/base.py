@@ -115,7 +115,6 @@ class TrainState(flax.struct.PyTreeNode):
     memory: Any = ()
 
 
-Sampler = Callable[[Any, Any], Int[Array, " b"]]  # (seed, step) -> rows; no hidden state, so resuming is free
 Miner = Callable[..., Triplets]  # (key, distances [a, c], positives [a, c], negatives [a, c], BatchInfo)
 TripletLoss = Callable[..., Float[Array, "t ..."]]  # (d_ap [t], d_an [t], learned ...) -> [t], or [t, 2 pairs]
 PairLoss = Callable[..., LossSum]  # (distances [a, c], positives [a, c], negatives [a, c])

@@ -7,7 +7,7 @@ be of any floating type; distances are float32.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     Returns:
       √max(x, 0) in the shape of ``x``.
 
-    >>> print(safe_sqrt(jnp.array([4.0, 0.0, -1.0])), jax.grad(safe_sqrt)(0.0))
+    >>> print(safe_sqrt(jnp.array([4.0, 0.0, -1.0])), jax.grad(safe_sqrt)(jnp.zeros(())))
     [2. 0. 0.] 0.0
     """
     positive = x > 0
@@ -42,7 +42,7 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @safe_sqrt.defjvp
-def _safe_sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _safe_sqrt_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Array, Array]:
     # From the root alone: a backward pass need not keep x as well.
     (square_root,) = map(safe_sqrt, primals)
     positive = square_root > 0

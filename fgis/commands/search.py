@@ -112,8 +112,8 @@ def _result(picture: Any, ranking: Any, opened: Any, options: Options) -> Any:
     from fgis.report import search_page
 
     gallery = opened.search_gallery
-    comparable = gallery.point is not None and not options.rerank
     rows, distances = (column[0].tolist() for column in ranking.neighbours[:2])
+    near = [gallery.point and bool(distance <= gallery.point.threshold) for distance in ranking.judged]
     matches = [
         search_page.Match(
             rank=rank,
@@ -122,7 +122,7 @@ def _result(picture: Any, ranking: Any, opened: Any, options: Options) -> Any:
             label_name=opened.label_name(row),
             distance=distance,
             picture=opened.find_picture(str(gallery.image_ids[row])),
-            near=distance <= gallery.point.threshold if comparable else None,
+            near=near[rank - 1],
         )
         for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
         if row >= 0

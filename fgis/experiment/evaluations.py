@@ -45,7 +45,6 @@ class Evaluated(NamedTuple):
     per_query: dict[str, PerQuery]  # by row
     complete: dict[str, Float[np.ndarray, "s n"]]  # by evaluation: ``COMPLETE`` of the trained heads
     trained: EmbedRun
-    scores: OpenSetScores | None  # of the trained heads on objects that they were not trained on
 
 
 def report_rows(run: Run) -> dict[str, ReportRow]:
@@ -102,7 +101,7 @@ def evaluate_run(run: Run, triplet_file: str = "", *, strict: bool = False) -> E
         evaluations["triplets"] = {
             **triplet_figures(rows, triplet_list.rows, folds, labels, scoring), "left_out": list(triplet_list.left_out)
         }  # fmt: skip
-    return Evaluated(evaluations, found, complete, rows["trained"].embed, scores["trained"])
+    return Evaluated(evaluations, found, complete, rows["trained"].embed)
 
 
 def evaluate_transfer(run: Run) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from fgis.experiment import operating_point
 from fgis.experiment.differences import DECORATION, differences
 from fgis.experiment.evaluations import (
     Evaluated,
-    OpenSetScores,
     all_neighbours,
     evaluate_run,
     evaluate_transfer,
@@ -28,8 +27,6 @@ from fgis.experiment.run import Run
 from fgis.learning import checkpoint
 from fgis.report import contents, examples, metrics_log, render, summary
 from fgis.report.neighbours import write_neighbours
-from fgis.retrieval import open_set
-from fgis.retrieval.operating_point import choose_operating_point
 from fgis.retrieval.search import search
 
 SHOWN = 6  # queries of a kind in a report, and neighbours of each
@@ -89,24 +86,10 @@ def report_on(run: Run, *, triplet_file: str = "", strict: bool = False, neighbo
             folder / "neighbours.h5", run.rows.image_ids, run.rows.labels, *all_neighbours(run, found.trained)
         )
         print(folder / "neighbours.h5")
-    write_operating_point(run, folder, found)
+    if folder == workdir_of(run) and (point := run.compute_operating_point()):
+        operating_point.write_point(folder, run.scoring.distance, point)
     write_report(run, folder, found.evaluations, show_examples(run, found))
     return folder
-
-
-def write_operating_point(run: Run, folder: Path, found: Evaluated) -> None:
-    """Saves when a search says that its object is in the gallery, from objects that no head was trained on, if any.
-
-    Where every head was trained on every object, from the objects that they know, which flatters the rates.
-    """
-    labels, scores = run.rows.labels, found.scores
-    if scores is None:
-        everything = np.arange(len(labels))
-        one = open_set.nearest_known_and_unknown(found.trained(0), labels, everything, everything, run.scoring.distance)
-        scores = OpenSetScores(*(values[None] for values in one))
-    if point := choose_operating_point(scores.known, scores.unknown, labels):
-        unseen = found.scores is not None
-        operating_point.write_point(folder, run.step, run.scoring.distance, point, unseen_objects=unseen)
 
 
 def write_report(

@@ -29,6 +29,7 @@ from fgis.features import extract, store
 from fgis.features.collection import load_collection, picture_finder
 from fgis.gallery.search import SearchGallery, compute_operating_point
 from fgis.learning import checkpoint
+from fgis.retrieval.operating_point import OperatingPoint
 from fgis.retrieval.search import prepare_gallery
 
 BLOCK = 1024  # images that are prepared together
@@ -181,6 +182,13 @@ class Run:
             return not self.settings.features.path and not self.checkpoint.config["features"]["path"]
         return saved["sha256"] == identity.digest_rows(self.rows)["sha256"]
 
+    def compute_operating_point(self) -> OperatingPoint | None:
+        """When an object counts as known among these images, by their features; None of images of one object.
+
+        Not by heads: these know the images that they were trained on, and would promise more than a new photo keeps.
+        """
+        return compute_operating_point(self.features, self.rows.labels, self.scoring.distance, self.scoring.seed)
+
     @cached_property
     def search_gallery(self) -> SearchGallery:
         """The images of the feature file, ready to be searched, under a head that was trained on all objects, if any.
@@ -188,25 +196,28 @@ class Run:
         Without a work directory, features are compared as they are.
         """
         rows, scoring, point = self.rows, self.scoring, None
-        embed = lambda features: np.asarray(scoring.prepare(features))
-        embeddings, words = self.features, "the features as they are"
+        prepare = lambda features: np.asarray(scoring.prepare(features))
+        judging = prepare_gallery(self.features, scoring.distance)
+        embeddings, prepared, embed, words = self.features, judging, lambda query: query, "the features as they are"
         if self.workdir is not None:
             self.refuse_other_size()
             run = next((number for number, plan in enumerate(self.plans) if plan.fold < 0), 0)
-            embed = lambda features: self.embed(np.asarray(scoring.prepare(features)), run)
+            embed = lambda query: self.embed(query, run)
             embeddings, words = self.embed(self.features, run), f"the head of {self.workdir} at step {self.step}"
+            prepared = prepare_gallery(embeddings, scoring.distance)
             if self.has_own_images:
-                point = operating_point.read_point(self.workdir, self.step)
-        if point is None:
-            point = compute_operating_point(embeddings, rows.labels, scoring.distance, scoring.seed)
+                point = operating_point.read_point(self.workdir, scoring.distance)
         features = self.settings.features
         return SearchGallery(
             embeddings=embeddings,
-            prepared=prepare_gallery(embeddings, scoring.distance),
+            prepared=prepared,
+            features=self.features,
+            judging=judging,
             labels=rows.labels,
             image_ids=rows.image_ids,
+            prepare=prepare,
             embed=embed,
-            point=point,
+            point=point or self.compute_operating_point(),
             words=f"{len(rows.labels)} images ({features.collection}, {features.backbone}): {words}, "
             f"{scoring.distance.replace('_', ' ')} distance",
         )

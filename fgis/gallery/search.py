@@ -19,14 +19,17 @@ SAMPLED = 2000  # images of the gallery, at most, that an operating point is cho
 
 
 class SearchGallery(NamedTuple):
-    """A gallery that is ready to be searched."""
+    """A gallery that is ready to be searched: ranked by embeddings, and judged by prepared features."""
 
     embeddings: Float[np.ndarray, "n d"]
     prepared: Gallery  # the same, prepared once for all queries, with the distance
+    features: Float[np.ndarray, "n f"]  # what embeddings are made of
+    judging: Gallery  # the same, prepared
     labels: Int[np.ndarray, " n"]
     image_ids: np.ndarray  # [n] str
-    embed: Callable[[np.ndarray], Float[np.ndarray, "m d"]]  # features as the file holds them -> embeddings
-    point: OperatingPoint | None  # when its object counts as known; None where nothing tells
+    prepare: Callable[[np.ndarray], Float[np.ndarray, "m f"]]  # features as the file holds them -> prepared features
+    embed: Callable[[Float[np.ndarray, "m f"]], Float[np.ndarray, "m d"]]  # prepared features -> embeddings
+    point: OperatingPoint | None  # when the object of a query counts as known; None where nothing tells
     words: str  # what is searched, for people
 
 
@@ -42,7 +45,8 @@ class PictureRanking(NamedTuple):
     """The gallery as one picture ranks it."""
 
     neighbours: Neighbours  # of one query
-    nearest: float  # the distance of the nearest image by the first search, which is what the verdict is about
+    nearest: float  # the distance of the nearest image by features, which is what the verdict is about
+    judged: Float[np.ndarray, " k"]  # the distances of the ranked images by features
     milliseconds: dict[str, float]  # of each stage
 
 
@@ -52,7 +56,7 @@ def compute_operating_point(
     """The operating point of a gallery, from its own images.
 
     Args:
-      embeddings: of the gallery, by a head that was not trained on these images.
+      embeddings: of the gallery, not by a head that was trained on these images.
       labels: the object of each image.
       distance: what embeddings are compared by.
       seed: which ``SAMPLED`` images are queries, where there are more.
@@ -81,17 +85,19 @@ def rank_picture(
 
     features = describe(image)
     stage("describe")
-    query = gallery.embed(features)
+    prepared = gallery.prepare(features)
+    query = gallery.embed(prepared)
     stage("embed")
     rows, distance = np.arange(len(gallery.labels)), gallery.prepared.distance
     k = min(options.k, len(rows))
     neighbours = search(query, gallery.prepared, k)
-    nearest = float(neighbours.distances[0, 0])
+    nearest = float(search(prepared, gallery.judging, 1).distances[0, 0])
     if options.rerank:
         neighbours = options.rerank(FirstSearch(query, gallery.embeddings, rows, distance, neighbours))
     elif options.farthest:
         distances = np.asarray(pairwise_distances(query, gallery.embeddings, distance))
         order = np.argsort(-distances, axis=1, kind="stable")[:, :k]
         neighbours = Neighbours(order, np.take_along_axis(distances, order, axis=1))
+    judged = np.asarray(pairwise_distances(prepared, gallery.features[neighbours.rows[0]], distance))[0]
     stage("search")
-    return PictureRanking(neighbours, nearest, milliseconds)
+    return PictureRanking(neighbours, nearest, judged, milliseconds)

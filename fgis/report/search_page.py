@@ -23,6 +23,9 @@ FONT_SIZE = 13
 STEM_BYTES = 200  # of a page's name at most: file systems allow 255 with the suffixes
 
 
+NEAREST_FIRST = "nearest first"
+
+
 class Match(NamedTuple):
     """One image of the gallery in the ranking of a query."""
 
@@ -32,7 +35,7 @@ class Match(NamedTuple):
     label_name: str  # "" where the label has no name
     distance: float
     picture: Image.Image | None  # None where the image is not at hand
-    near: bool | None  # within the threshold; None where the threshold does not apply to this distance
+    near: bool | None  # within the threshold by features; None where there is no threshold
 
 
 class SearchResult(NamedTuple):
@@ -40,10 +43,10 @@ class SearchResult(NamedTuple):
 
     path: str  # of the query, as it was given
     picture: Image.Image
-    nearest: float  # the distance of the nearest image of the gallery, whatever is listed
+    nearest: float  # the distance of the nearest image of the gallery by features, whatever is listed
     point: OperatingPoint | None  # None of a gallery of one object
     matches: Sequence[Match]
-    order: str  # in words: "nearest first"
+    order: str  # in words, such as ``NEAREST_FIRST``
     gallery: str  # in words: what was searched, and by which embedding
     milliseconds: Mapping[str, float]  # of each stage
 
@@ -69,7 +72,7 @@ def verdict_words(result: SearchResult) -> str:
         return f"nothing like this in the gallery: {nearest}, limit {point.limit:.4f}"
     limit = "" if math.isinf(point.limit) else f" and the limit {point.limit:.4f}"
     best = min(result.matches, key=lambda match: match.rank, default=None)
-    name = f" is {show_label(best.label, best.label_name)}" if best and best.distance == result.nearest else ""
+    name = f" is {show_label(best.label, best.label_name)}" if best and result.order == NEAREST_FIRST else ""
     return f"not sure: the nearest{name} at {result.nearest:.4f}, between the threshold {point.threshold:.4f}{limit}"
 
 

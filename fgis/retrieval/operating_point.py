@@ -36,11 +36,11 @@ def choose_operating_point(
     """The threshold of most detections at a share of false alarms, and the limit at a share of missed objects.
 
     The share of false alarms of a threshold is estimated on objects that it was not chosen on, (K a + ½) / (K + ½) for
-    a = K / (K − 1) times the mean over parts of the K objects: K / (K − 1), since each image was searched among one
-    object less than a new photo will be, and ½ of an object, since few objects say little about others. The threshold
-    is the largest, of ``STEPS``, whose estimate is at most ``false_alarms``; the least where none is, and then the
-    estimate says so. Detections are counted on each image among the others of its object, which are one fewer than a
-    new photo finds: a new photo is detected at least as often.
+    a = K / (K − 1) times the mean over parts of the K objects: each image was searched among one object less than a
+    new photo will be, and ½ of an object is added, since few objects say little about others. The threshold is the
+    largest of ``STEPS`` whose estimate is at most ``false_alarms``; the least where none is, as the estimate then says.
+    Detections are counted on each image among the others of its object, which are one fewer than a new photo finds: a
+    new photo is detected at least as often.
 
     Args:
       known: distances to the nearest other image, [seeds, n]; NaN where there is none of the same object.

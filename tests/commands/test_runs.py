@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fgis.experiment import training
-from fgis.experiment.run import Run
 from fgis.features.store import load_features
 from fgis.learning import checkpoint, heads
 from fgis.main import main
+from fgis.retrieval.operating_point import choose_operating_point
 from tests.tiny import CONFIG, arguments, write_features
 
 
@@ -96,22 +96,16 @@ def test_evaluate_restores_the_checkpoint_and_gives_the_same_figures(run, featur
     assert (run / "report.json").read_bytes() == before
 
 
-def test_the_operating_point_is_chosen_on_objects_that_no_head_was_trained_on(run):
+def test_the_operating_point_is_chosen_on_the_features(run, features):
     point = json.loads((run / "operating_point.json").read_text())
-    assert (point["version"], point["step"], point["unseen_objects"]) == (2, 12, True)
-    opened = Run.open(json.loads((run / "config.json").read_text()), run)
-    labels, known, unknown = opened.rows.labels, [], []
-    for number, plan in enumerate(opened.plans):
-        if plan.fold >= 0:  # each head, and the queries that it was not trained on
-            x = opened.embed(opened.features, number)
-            x = x / np.linalg.norm(x, axis=1, keepdims=True)
-            distances, queries = 1 - x @ x.T, opened.experiment.folds == plan.fold
-            unknown.append(np.where(labels[:, None] == labels, np.inf, distances).min(axis=1)[queries])
-            known.append(np.where(np.eye(48, dtype=bool), np.inf, distances).min(axis=1)[queries])
-    known, unknown = np.concatenate(known), np.concatenate(unknown)
-    assert np.mean(unknown <= point["threshold"]) < point["false_alarms"]  # of objects it was chosen on: flattered
-    assert point["detection"] == pytest.approx(np.mean(known <= point["threshold"]), abs=0.011)
-    assert np.mean(known <= point["limit"] + 1e-6) >= 0.95
+    x = np.asarray(heads.prepare(load_features(str(features)).features, power=0.5, normalize=True), np.float64)
+    labels, distances = np.repeat(np.arange(12), 4), 1 - x @ x.T
+    known = np.where(np.eye(48, dtype=bool), np.inf, distances).min(axis=1)
+    unknown = np.where(labels[:, None] == labels, np.inf, distances).min(axis=1)
+    expected = choose_operating_point(known[None], unknown[None], labels)
+    assert (point["version"], point["distance"]) == (2, "cosine")
+    for name, value in expected._asdict().items():
+        assert point[name] == pytest.approx(value, abs=1e-5)
 
 
 def own_report(workdir):

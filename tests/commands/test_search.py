@@ -185,8 +185,11 @@ def test_the_farthest_ties_go_to_the_lowest_row():
     gallery = search_gallery.SearchGallery(
         embeddings=embeddings,
         prepared=prepare_gallery(embeddings),
+        features=embeddings,
+        judging=prepare_gallery(embeddings),
         labels=np.arange(5),
         image_ids=np.array(list("abcde")),
+        prepare=lambda features: features,
         embed=lambda features: features,
         point=None,
         words="",
@@ -196,6 +199,7 @@ def test_the_farthest_ties_go_to_the_lowest_row():
     assert ranking.neighbours.rows.tolist() == [[2, 4, 1, 3]]
     np.testing.assert_allclose(ranking.neighbours.distances, [[2, 2, 1, 1]], atol=1e-6)
     assert ranking.nearest == 0
+    np.testing.assert_allclose(ranking.judged, [2, 2, 1, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["database_augmentation", "local_scaling"])
@@ -211,7 +215,7 @@ def test_reranking_orders_again_and_leaves_the_verdict_to_the_first_search(name,
     page = (tmp_path / "runs" / "search" / "1.html").read_text()
     assert f"re-ranked by {name.replace('_', ' ')}" in page
     assert "nearest at 0.0000" in page
-    assert not re.search(r'class="tile (near|far)"', page)
+    assert 'class="tile good"' in page  # judged by features, whatever the order
 
 
 def test_a_gallery_of_one_object_has_no_threshold(place, ask, tmp_path):
@@ -240,11 +244,12 @@ def test_the_head_of_the_run_that_has_seen_all_objects_embeds_both_sides(place, 
 
 
 POINT = {
-    "version": 2, "step": 4, "threshold": 1e-5, "limit": 2e-5, "detection": 0.9, "false_alarms": 0.1, "missed": 0.05
+    "version": 2, "distance": "cosine", "threshold": 1e-5, "limit": 2e-5, "detection": 0.9, "false_alarms": 0.1,
+    "missed": 0.05,
 }  # fmt: skip
 
 
-def test_the_saved_operating_point_decides_where_it_is_of_the_same_step(place, ask, run, tmp_path):
+def test_the_saved_operating_point_decides_where_it_is_of_the_same_distance(place, ask, run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run, workdir)
     photo(99).save(tmp_path / "new.png")
@@ -259,7 +264,9 @@ def test_the_saved_operating_point_decides_where_it_is_of_the_same_step(place, a
     assert found(limit=1.9)["verdict"] == "uncertain"
     assert "ot sure: the nearest is object" in (workdir / "search" / "new.html").read_text()
     assert found(threshold=1.9, limit=None)["verdict"] == "known"
-    computed = [found(**changes)["threshold"] for changes in ({"step": 3}, {"version": 1}, {"threshold": "near"})]
+    computed = [
+        found(**changes)["threshold"] for changes in ({"distance": "euclidean"}, {"version": 1}, {"threshold": "near"})
+    ]
     assert computed[0] != 1e-5
     assert computed == [computed[0]] * 3
 
