@@ -14,6 +14,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from experiments import grid, reranking
 from fgis.main import main
@@ -76,9 +77,13 @@ def test_the_pages_list_the_metrics_and_the_backbones_there_are():
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    """Programs that run for a moment need not be fast; compiling them is most of what these tests cost."""
+    """Programs that run for a moment need not be fast; compiling them is most of what these tests cost.
+
+    One thread for NumPy's linear algebra: with one per core, decompositions take ten times as long on a busy machine.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with threadpool_limits(1):
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
