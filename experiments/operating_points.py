@@ -75,7 +75,12 @@ def run_cases(run: Run, galleries: int) -> list[dict[str, Any]]:
     rows = []
     for classes, photos in CASES:
         found = [measure(run, draw(run.rows.labels, classes, photos, seed)) for seed in range(galleries)]
-        row: dict[str, Any] = {"classes": classes, "photos": photos, "galleries": galleries}
+        row: dict[str, Any] = {
+            "row": f"{classes} × {photos}",
+            "classes": classes,
+            "photos": photos,
+            "galleries": galleries,
+        }
         for rate in RATES:
             stated, measured = np.array([one[rate] for one in found]).T
             row[rate] = {
@@ -93,7 +98,7 @@ def page(summary: Mapping[str, Any]) -> Page:
     header = ["gallery", "galleries", *(rate.replace("_", " ") for rate in RATES)]
     rows = [
         [
-            f"{row['classes']} × {row['photos']}",
+            row["row"],
             str(row["galleries"]),
             *(shown(row[rate]) for rate in RATES),
         ]

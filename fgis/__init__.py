@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fgis import distances as distances
+    from fgis.base import BatchInfo as BatchInfo
+    from fgis.base import FeatureSet as FeatureSet
+    from fgis.base import Triplets as Triplets
     from fgis.distances import pairwise_distances as pairwise_distances
     from fgis.experiment.run import Run as Run
     from fgis.features.store import load_features as load_features
+    from fgis.features.store import write_features as write_features
     from fgis.learning import heads as heads
     from fgis.learning import losses as losses
     from fgis.learning import miners as miners
@@ -43,10 +47,13 @@ __version__ = "0.2.0"
 
 # Public name -> (module, name in it; "" for the module itself).
 PUBLIC = {
+    "BatchInfo": ("fgis.base", "BatchInfo"),
     "EmbeddingHead": ("fgis.learning.heads", "EmbeddingHead"),
+    "FeatureSet": ("fgis.base", "FeatureSet"),
     "Run": ("fgis.experiment.run", "Run"),
     "Strategy": ("fgis.learning.recipe", "Strategy"),
     "TrainingData": ("fgis.learning.train", "TrainingData"),
+    "Triplets": ("fgis.base", "Triplets"),
     "batch_hard": ("fgis.learning.miners", "batch_hard"),
     "distance_weighted": ("fgis.learning.miners", "distance_weighted"),
     "distances": ("fgis.distances", ""),
@@ -74,6 +81,7 @@ PUBLIC = {
     "semi_hard": ("fgis.learning.miners", "semi_hard"),
     "train": ("fgis.learning.train", "train"),
     "triplet_loss": ("fgis.learning.losses", "triplet_loss"),
+    "write_features": ("fgis.features.store", "write_features"),
 }
 __all__ = ["__version__", *PUBLIC]
 

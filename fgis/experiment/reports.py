@@ -107,6 +107,7 @@ def write_report(
         "versions": contents.versions(),
         "collapsed": [list(run.plans[number]) for number in metrics_log.collapsed_runs(history)],
         "idle": [list(run.plans[number]) for number in metrics_log.idle_runs(history)],
+        "published": list(run.settings.evaluation.published) if run.shows_its_collection else [],
         "evaluations": evaluations,
     }
     if folder != workdir_of(run):

@@ -89,6 +89,14 @@ class Run:
                 store.check_features(rows, features.path, expected)
         return rows
 
+    @property
+    def shows_its_collection(self) -> bool:
+        """Whether the feature file says that its images are those of ``config.features.collection``.
+
+        Published figures are about these images and stand beside no others.
+        """
+        return self.rows.source.get("collection") == self.settings.features.collection
+
     @cached_property
     def scoring(self) -> Scoring:
         """How features become embeddings, and what is measured of these."""

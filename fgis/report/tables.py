@@ -100,7 +100,7 @@ def figure(value: Mapping[str, Any] | None, signed: bool = False) -> str:
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """One table per evaluation: published figures, those of the frozen features and the heads, and differences."""
-    published = report["config"]["evaluation"]["published"]
+    published = report.get("published", report["config"]["evaluation"]["published"])
     return [_table(name, evaluation, published) for name, evaluation in report["evaluations"].items()]
 
 
