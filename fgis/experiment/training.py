@@ -12,7 +12,7 @@ from fgis import files
 from fgis.base import TrainState
 from fgis.errors import UserError
 from fgis.experiment import identity
-from fgis.experiment.differences import refuse_other
+from fgis.experiment.differences import DECORATION, refuse_other
 from fgis.experiment.run import Run
 from fgis.learning import checkpoint
 from fgis.learning.train import Metrics, TrainingData, init_states, train
@@ -27,10 +27,9 @@ def claim(run: Run, workdir: Path) -> None:
     Raises:
       UserError: ``workdir`` holds a run of another configuration, or one that was trained on other images.
     """
-    saved = files.read_json(workdir / CONFIG)
-    if saved is not None:
-        refuse_other(run.config, saved, workdir)
-    trained_on = identity.saved_identity(workdir)
+    saved, trained_on = files.read_json(workdir / CONFIG), identity.saved_identity(workdir)
+    if saved is not None:  # where the content of the feature file is known, its path says nothing more
+        refuse_other(run.config, saved, workdir, (*DECORATION, "features.path") if trained_on else DECORATION)
     found = identity.digest_rows(run.rows)
     if trained_on and trained_on["sha256"] != found["sha256"]:
         raise UserError(

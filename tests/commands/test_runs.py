@@ -196,6 +196,11 @@ CHANGES = {
     "a value": lambda data: data | {"features": data["features"] + (np.arange(48) == 7)[:, None].astype(np.float32)},
     "the order": lambda data: {name: values[::-1] for name, values in data.items()},
     "fewer images": lambda data: {name: values[:44] for name, values in data.items()},
+    "more images": lambda data: {
+        "image_ids": [*data["image_ids"], b"new.jpg"],
+        "labels": np.append(data["labels"], 0),
+        "features": np.concatenate([data["features"], data["features"][:1]]),
+    },
     "a name": lambda data: data | {"image_ids": [b"new.jpg", *data["image_ids"][1:]]},
 }
 
@@ -212,20 +217,19 @@ def test_a_changed_feature_file_is_never_called_unseen(change, run, features, tm
     workdir = shutil.copytree(run, tmp_path / "run")
     assert main(arguments(path, workdir, "--mode=evaluate")) == 0
     assert set(figures(workdir / "evaluations" / "features=changed")) == {"transfer"}
-    saved = json.loads((workdir / "config.json").read_text())
-    saved["features"]["path"] = str(path)  # the file was replaced where it lay
-    (workdir / "config.json").write_text(json.dumps(saved))
     assert main(arguments(path, workdir)) == 2
     error = capsys.readouterr().err
     assert "are not those that the run in" in error
     assert error.count("\n") == 1
 
 
-def test_the_same_images_under_another_path_are_the_same_images(run, features, tmp_path):
+def test_the_same_images_under_another_path_are_the_same_images(run, features, tmp_path, capsys):
     before = own_report(run)
     assert main(arguments(shutil.copy(features, tmp_path / "copy.h5"), run, "--mode=evaluate")) == 0
     after = json.loads((run / "report.json").read_text())
     assert after["evaluations"] == json.loads(before["report.json"])["evaluations"]
+    assert main(arguments(tmp_path / "copy.h5", run)) == 0
+    assert "is finished" in capsys.readouterr().out
     for name, content in before.items():
         (run / name).write_bytes(content)
 
