@@ -33,18 +33,12 @@ SHOWN = 6  # queries of a kind in a report, and neighbours of each
 LONGEST_NAME = 120
 
 
-def workdir_of(run: Run) -> Path:
-    """The work directory of a run that has one."""
-    assert run.workdir is not None
-    return run.workdir
-
-
 def evaluation_folder(run: Run, own: bool, triplet_file: str = "") -> Path:
     """Where an evaluation is written: the work directory for the run's own report, else ``evaluations/NAME`` in it.
 
     NAME lists what is different: the step, the feature file, evaluation and re-ranking keys, the triplet file.
     """
-    workdir = workdir_of(run)
+    workdir = run.place
     parts = [] if run.step == checkpoint.latest_step(workdir) else [f"step={run.step}"]
     if not own:
         parts.append(f"features={Path(run.settings.features.path).stem or 'bundled'}")
@@ -86,7 +80,7 @@ def report_on(run: Run, *, triplet_file: str = "", strict: bool = False, neighbo
             folder / "neighbours.h5", run.rows.image_ids, run.rows.labels, *all_neighbours(run, found.trained)
         )
         print(folder / "neighbours.h5")
-    if folder == workdir_of(run) and (point := run.compute_operating_point()):
+    if folder == run.place and (point := run.compute_operating_point()):
         operating_point.write_point(folder, run.scoring.distance, point)
     write_report(run, folder, found.evaluations, show_examples(run, found))
     return folder
@@ -99,7 +93,7 @@ def write_report(
 
     ``report.json`` comes last: a work directory that holds it is finished.
     """
-    history = metrics_log.read_records(workdir_of(run) / "metrics.jsonl", run.step)
+    history = metrics_log.read_records(run.place / "metrics.jsonl", run.step)
     report = {
         "version": contents.VERSION,
         "config": run.config,
@@ -110,7 +104,7 @@ def write_report(
         "published": list(run.settings.evaluation.published) if run.shows_its_collection else [],
         "evaluations": evaluations,
     }
-    if folder != workdir_of(run):
+    if folder != run.place:
         files.write_json(folder / "config.json", run.config)
     files.write_text(folder / "report.html", render.report_html(report, history, run.plans, shown))
     files.write_json(folder / "report.json", report)

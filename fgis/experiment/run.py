@@ -90,6 +90,17 @@ class Run:
         return rows
 
     @property
+    def place(self) -> Path:
+        """The work directory of a run that has one.
+
+        Raises:
+          UserError: none was named.
+        """
+        if self.workdir is None:
+            raise UserError("--workdir: missing; name the folder of a run")
+        return self.workdir
+
+    @property
     def shows_its_collection(self) -> bool:
         """Whether the feature file says that its images are those of ``config.features.collection``.
 
@@ -147,11 +158,9 @@ class Run:
         Raises:
           UserError: there is none, or it was trained with another configuration.
         """
-        place = self.workdir
-        assert place is not None
         with naming("--workdir: " if self.wanted_step is None else f"--step={self.wanted_step}: "):
-            found = Checkpoint(*checkpoint.restore_params(place, self.wanted_step))
-        refuse_other(self.config, found.config, place, OF_EVALUATION)
+            found = Checkpoint(*checkpoint.restore_params(self.place, self.wanted_step))
+        refuse_other(self.config, found.config, self.place, OF_EVALUATION)
         return found
 
     def set_checkpoint(self, step: int, params: Any) -> None:
@@ -184,8 +193,7 @@ class Run:
     @cached_property
     def has_own_images(self) -> bool:
         """Whether the feature file holds exactly what the run was trained on, whatever the file is called."""
-        assert self.workdir is not None
-        saved = identity.saved_identity(self.workdir)
+        saved = identity.saved_identity(self.place)
         if saved is None:  # of an older version, which did not say: only the features that fgis ships cannot change
             return not self.settings.features.path and not self.checkpoint.config["features"]["path"]
         return saved["sha256"] == identity.digest_rows(self.rows)["sha256"]
