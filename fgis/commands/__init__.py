@@ -5,6 +5,12 @@ A module imports nothing heavy until its ``run`` is called, so that ``--help`` a
 
 from types import ModuleType
 
-from fgis.commands import evaluate, extract, search, train
+from fgis.commands import evaluate, extract, index, search, train
 
-COMMANDS: dict[str, ModuleType] = {"train": train, "evaluate": evaluate, "extract": extract, "search": search}
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "evaluate": evaluate,
+    "extract": extract,
+    "index": index,
+    "search": search,
+}

@@ -2,7 +2,8 @@
 
 A mode's own flags are the fields of its ``Options``: ``name: Annotated[type, "help"] = default``. Its ``WORKDIR`` says
 whether it needs a work directory, takes one or has no use for it, and ``READS_SAVED_CONFIG`` whether the configuration
-of the run in that directory will do.
+of the run in that directory will do. A mode with a flag ``--gallery`` has a ``CONFIG``: the shipped configuration that
+it takes where neither a gallery nor a run says how images are described.
 """
 
 import re
@@ -62,7 +63,8 @@ def parse(arguments: Sequence[str]) -> Call | None:
     named, workdir = values["config"].value, values["workdir"].value
     if workdir and COMMANDS[mode].WORKDIR == "unused":
         raise UserError(f"--workdir: --mode={mode} does not read it; leave it out")
-    config = _load(named, Path(workdir) if workdir else None, mode)
+    gallery = str(values["gallery"].value) if "gallery" in COMMANDS[mode].Options._fields else ""
+    config = _load(named, Path(workdir) if workdir else None, mode, gallery)
     changed = apply_overrides(config, overrides)
     if workdir is None and COMMANDS[mode].WORKDIR == "needed":
         workdir = default_workdir(str(named), changed)
@@ -159,12 +161,16 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
         raise UserError(f"{rest[0]}: not a flag; every argument has the form --name=value")
 
 
-def _load(argument: str | None, workdir: Path | None, mode: str) -> Any:
-    """The configuration that was named, or that of the run in ``workdir``."""
+def _load(argument: str | None, workdir: Path | None, mode: str, gallery: str) -> Any:
+    """The configuration that was named, or that of the run in ``workdir``, or of the gallery, or the mode's default."""
     from fgis.experiment import config_file, differences
 
     if argument is not None:
         return config_file.load_config(argument)
+    if gallery and (made := files.read_json(Path(gallery).expanduser() / "gallery.json")) and workdir is None:
+        return differences.from_plain(made["config"]).lock()
+    if gallery and workdir is None:
+        return config_file.load_config(COMMANDS[mode].CONFIG)
     if workdir is not None and COMMANDS[mode].READS_SAVED_CONFIG:
         saved = files.read_json(workdir / "config.json")
         if not isinstance(saved, dict):

@@ -3,18 +3,31 @@
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 WORKDIR = "optional"  # without one the features are compared as they are
 READS_SAVED_CONFIG = True
+CONFIG = "photos"  # of a gallery that does not say how it was made
 PAGES = Path("runs")  # pages lie in runs/search where there is no work directory
+
+
+class Searched(NamedTuple):
+    """What is searched: a gallery on disk, or the images of a feature file."""
+
+    gallery: Any  # a SearchGallery
+    describe: Callable[[Any], Any]  # a picture -> its features
+    find_label: Callable[[int], tuple[int, str]]  # row -> number and name; (-1, "") of an image without a label
+    find_picture: Callable[[str], Any]  # image id -> a picture to show, or None
+    make_rerank: Callable[[str], Any]
 
 
 class Options(NamedTuple):
     """The flags of ``--mode=search``."""
 
     image: Annotated[str, "the picture to search with, or a folder of pictures"] = ""
+    gallery: Annotated[str, "the folder of the gallery"] = ""
     crop: Annotated[str, "x,y,w,h: the part of the upright picture to search with, in pixels"] = ""
     k: Annotated[int, "how many images to list"] = 12
     rerank: Annotated[str, "the re-ranking to apply, one of config.rerank's"] = ""
@@ -32,7 +45,6 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
       UserError: the picture, or every one of a folder, cannot be used; or the gallery cannot be searched.
     """
     from fgis.errors import UserError, naming
-    from fgis.experiment.run import Run
     from fgis.gallery import pictures
     from fgis.gallery.search import SearchOptions, rank_picture
     from fgis.report import search_page
@@ -45,18 +57,17 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     first = next(usable, None)  # before anything slow: what is wrong with the only picture is said at once
     if first is None and len(paths) == 1 and not Path(options.image).is_dir():
         raise UserError(_with_flag(left_out[0], options))
-    opened = Run.open(config, workdir, options.step)
+    searched = _open(config, workdir, options)
     if first is None:
         _tell(left_out, options)
         raise UserError(f"--image={options.image}: none of {len(paths)} pictures can be used; repair one")
-    gallery = opened.search_gallery
-    wanted = SearchOptions(options.k, _rerank(opened, options), options.farthest)
+    wanted = SearchOptions(options.k, searched.make_rerank(options.rerank), options.farthest)
     folder = (workdir or PAGES) / "search"
     folder.mkdir(parents=True, exist_ok=True)
     names, documents = search_page.page_names(paths), []
     for picture in itertools.chain([first], usable):
-        ranking = rank_picture(gallery, opened.describe, picture.image, wanted)
-        result = _result(picture, ranking, opened, options)
+        ranking = rank_picture(searched.gallery, searched.describe, picture.image, wanted)
+        result = _result(picture, ranking, searched, options)
         files = search_page.write_files(folder / names[picture.path], result)
         documents.append(search_page.document(result))
         if not options.json:
@@ -74,7 +85,7 @@ def _check(options: Options, workdir: Path | None) -> Any:
     from fgis.ranges import nearest
     from fgis.retrieval.rerank import RERANKERS
 
-    if options.step is not None and workdir is None:
+    if options.step is not None and workdir is None and not options.gallery:
         raise UserError(f"--step={options.step}: of which run? name its --workdir as well, or leave --step out")
     if not options.image:
         raise UserError("--image: missing; name the picture to search with, or a folder of pictures")
@@ -88,11 +99,45 @@ def _check(options: Options, workdir: Path | None) -> Any:
         return parse_crop(options.crop)
 
 
-def _rerank(opened: Any, options: Options) -> Any:
+def _open(config: Any, workdir: Path | None, options: Options) -> Searched:
+    """The gallery of ``--gallery``, or without it the images of the feature file."""
+    if options.gallery:
+        return _open_gallery(config, workdir, options)
     from fgis.experiment.build import build_rerank
+    from fgis.experiment.run import Run
 
-    name = options.rerank or "none"
-    return build_rerank(opened.settings.rerank._replace(name=name))
+    opened = Run.open(config, workdir, options.step)
+    gallery, rerank = opened.search_gallery, opened.settings.rerank
+    return Searched(
+        gallery=gallery,
+        describe=lambda image: opened.describe(image),
+        find_label=lambda row: (int(gallery.labels[row]), opened.label_name(row)),
+        find_picture=lambda image_id: opened.find_picture(image_id),
+        make_rerank=lambda name: build_rerank(rerank._replace(name=name or "none")),
+    )
+
+
+def _open_gallery(config: Any, workdir: Path | None, options: Options) -> Searched:
+    import io
+
+    from PIL import Image
+
+    from fgis.experiment.differences import to_plain
+    from fgis.experiment.galleries import load_gallery
+
+    loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
+
+    def find_label(row: int) -> tuple[int, str]:
+        label = int(loaded.search.labels[row])
+        return (label, loaded.label_names[label]) if loaded.records[row].label else (-1, "")
+
+    return Searched(
+        gallery=loaded.search,
+        describe=loaded.describe,
+        find_label=find_label,
+        find_picture=lambda image_id: Image.open(io.BytesIO(loaded.thumbnail(image_id))).convert("RGB"),
+        make_rerank=loaded.make_rerank,
+    )
 
 
 def _with_flag(error: Exception, options: Options) -> str:
@@ -107,21 +152,21 @@ def _tell(left_out: list[Any], options: Options) -> None:
     left_out.clear()
 
 
-def _result(picture: Any, ranking: Any, opened: Any, options: Options) -> Any:
+def _result(picture: Any, ranking: Any, searched: Searched, options: Options) -> Any:
     """What was found with one picture, ready to be shown."""
     from fgis.report import search_page
 
-    gallery = opened.search_gallery
+    gallery = searched.gallery
     rows, distances = (column[0].tolist() for column in ranking.neighbours[:2])
     near = [gallery.point and bool(distance <= gallery.point.threshold) for distance in ranking.judged]
     matches = [
         search_page.Match(
             rank=rank,
             image_id=str(gallery.image_ids[row]),
-            label=int(gallery.labels[row]),
-            label_name=opened.label_name(row),
+            label=searched.find_label(row)[0],
+            label_name=searched.find_label(row)[1],
             distance=distance,
-            picture=opened.find_picture(str(gallery.image_ids[row])),
+            picture=searched.find_picture(str(gallery.image_ids[row])),
             near=near[rank - 1],
         )
         for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)

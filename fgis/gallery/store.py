@@ -1,6 +1,33 @@
-"""What a gallery keeps on disk: one SQLite file of images and of the contents that they share."""
+"""What a gallery keeps on disk: ``gallery.sqlite``, and ``gallery.lock`` while somebody writes.
 
-from typing import NamedTuple
+Features, sizes and thumbnails belong to the content of a file (its SHA-256) and not to its name, so that files that are
+moved or copied keep theirs. Every change is one transaction: a process that is killed leaves the last whole one.
+"""
+
+import json
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fgis.errors import UserError
+
+DATABASE, LOCK = "gallery.sqlite", "gallery.lock"
+WAIT = 30  # seconds that a reader waits for a transaction
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS images(image_id TEXT PRIMARY KEY, label TEXT, bytes INT, modified_ns INT, sha256 TEXT);
+CREATE INDEX IF NOT EXISTS images_sha256 ON images(sha256);
+CREATE TABLE IF NOT EXISTS contents(sha256 TEXT PRIMARY KEY, width INT, height INT, taken TEXT, vector BLOB);
+CREATE TABLE IF NOT EXISTS thumbnails(sha256 TEXT PRIMARY KEY, webp BLOB);
+CREATE TABLE IF NOT EXISTS bad(image_id TEXT PRIMARY KEY, reason TEXT);
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
+"""
 
 
 class ImageRecord(NamedTuple):
@@ -14,3 +41,226 @@ class ImageRecord(NamedTuple):
     modified_ns: int  # its time of modification
     sha256: str  # of the file's bytes
     taken: str  # EXIF time of exposure, such as 2024-05-17 10:31:00; "" where the file does not say
+
+
+class Content(NamedTuple):
+    """What is kept of a file's content."""
+
+    sha256: str
+    width: int
+    height: int
+    taken: str
+    thumbnail: bytes  # WebP
+    vector: np.ndarray  # features of one image, as the network gives them
+
+
+class Store:
+    """The open database of a gallery; ``open_store`` makes one. Threads may share it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Takes an open connection with the tables of ``SCHEMA``."""
+        self._connection = connection
+        self._mutex = threading.Lock()
+        self.path = path
+
+    def __enter__(self) -> "Store":
+        """The store; it is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes the store."""
+        self.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read in the block is of one moment, whatever another process writes meanwhile."""
+        self._select("BEGIN")
+        try:
+            yield
+        finally:
+            self._select("COMMIT")
+
+    def close(self) -> None:
+        """Closes the database."""
+        with self._mutex:
+            self._connection.close()
+
+    def records(self) -> list[ImageRecord]:
+        """All images, by image id."""
+        return [ImageRecord(*row) for row in self._select(
+            "SELECT image_id, label, width, height, bytes, modified_ns, sha256, taken FROM images JOIN contents "
+            "USING (sha256) ORDER BY image_id"
+        )]  # fmt: skip
+
+    def vectors(self) -> np.ndarray:
+        """The features [n, ...] of all images in the order of ``records``; float16 where all of them are."""
+        count = self.count()
+        found: np.ndarray | None = None
+        for start, block in self.vector_blocks():
+            if found is None:
+                found = np.empty((count, *block.shape[1:]), block.dtype)
+            if block.dtype.itemsize > found.dtype.itemsize:
+                found = found.astype(block.dtype)
+            found[start : start + len(block)] = block
+        return np.zeros((0, *self.shape), np.float16) if found is None else found
+
+    def vector_blocks(self, size: int = 2048) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (first row, features [at most ``size``, ...]) in the order of ``records``, a block at a time."""
+        shape, start = self.shape, 0
+        text = "SELECT image_id, vector FROM images JOIN contents USING (sha256) WHERE image_id > ? ORDER BY image_id"
+        after = ""
+        while rows := self._select(f"{text} LIMIT {size}", (after,)):
+            whole = 2 * int(np.prod(shape))
+            parts = [np.frombuffer(blob, np.float16 if len(blob) == whole else np.float32) for _, blob in rows]
+            yield start, np.stack(parts).reshape(-1, *shape)
+            start, after = start + len(rows), rows[-1][0]
+
+    def count(self) -> int:
+        """How many images there are."""
+        return int(self._select("SELECT count(*) FROM images")[0][0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's features; () before there is any."""
+        return tuple(self.meta("shape") or ())
+
+    def contents(self) -> set[str]:
+        """The SHA-256 of every content that is kept."""
+        return {row[0] for row in self._select("SELECT sha256 FROM contents")}
+
+    def thumbnail(self, image_id: str) -> bytes:
+        """The WebP thumbnail of an image; ``KeyError`` where there is no such image."""
+        found = self._select("SELECT webp FROM thumbnails JOIN images USING (sha256) WHERE image_id = ?", (image_id,))
+        if not found:
+            raise KeyError(image_id)
+        return found[0][0]
+
+    def bad(self) -> list[tuple[str, str]]:
+        """(image id, reason) of the files that could not be used."""
+        return self._select("SELECT image_id, reason FROM bad ORDER BY image_id")
+
+    def meta(self, key: str) -> Any | None:
+        """A value in JSON's types; None where there is none."""
+        found = self._select("SELECT value FROM meta WHERE key = ?", (key,))
+        return json.loads(found[0][0]) if found else None
+
+    def set_meta(self, **values: Any) -> None:
+        """Sets values in JSON's types."""
+        with self._change(silent=True) as cursor:
+            self._write_meta(cursor, values)
+
+    def add(self, records: Sequence[ImageRecord], contents: Sequence[Content] = ()) -> None:
+        """Adds contents and images, or replaces images of the same ids, in one transaction.
+
+        Args:
+          records: images; the content of each is kept already or among ``contents``. Their sizes and times of exposure
+            are those of the content.
+          contents: what is new.
+
+        Raises:
+          ValueError: features of a shape that differs from the gallery's.
+        """
+        shape = self.shape
+        with self._change() as cursor:
+            for one in contents:
+                if shape and one.vector.shape != shape:
+                    raise ValueError(f"vector: shape {one.vector.shape} found; the gallery holds {shape}")
+                if not shape:
+                    shape = one.vector.shape
+                    self._write_meta(cursor, {"shape": shape})
+                half = bool(np.abs(one.vector).max(initial=0) <= np.finfo(np.float16).max)
+                blob = one.vector.astype(np.float16 if half else np.float32).tobytes()
+                row = (one.sha256, one.width, one.height, one.taken, blob)
+                cursor.execute("INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?, ?)", row)
+                cursor.execute("INSERT OR IGNORE INTO thumbnails VALUES (?, ?)", (one.sha256, one.thumbnail))
+            cursor.executemany(
+                "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)",
+                [(one.image_id, one.label, one.bytes, one.modified_ns, one.sha256) for one in records],
+            )
+
+    def remove(self, image_ids: Iterable[str]) -> None:
+        """Removes images; what belongs to their contents stays until ``purge``."""
+        with self._change() as cursor:
+            cursor.executemany("DELETE FROM images WHERE image_id = ?", [(one,) for one in image_ids])
+
+    def purge(self, bad: Sequence[tuple[str, str]]) -> None:
+        """Removes contents that no image has any more, and replaces the list of files that could not be used."""
+        with self._change(silent=True) as cursor:
+            for table in ("contents", "thumbnails"):
+                cursor.execute(f"DELETE FROM {table} WHERE sha256 NOT IN (SELECT sha256 FROM images)")
+            cursor.execute("DELETE FROM bad")
+            cursor.executemany("INSERT OR REPLACE INTO bad VALUES (?, ?)", bad)
+
+    def _select(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._mutex:
+            return self._connection.execute(text, values).fetchall()
+
+    @contextmanager
+    def _change(self, silent: bool = False) -> Iterator[sqlite3.Cursor]:
+        """One transaction; unless ``silent`` the generation is counted on, since the images are others afterwards."""
+        with self._mutex, self._connection, closing(self._connection.cursor()) as cursor:
+            yield cursor
+            if not silent:
+                cursor.execute(
+                    "INSERT INTO meta VALUES ('generation', '1') ON CONFLICT (key) DO UPDATE SET value = value + 1"
+                )
+
+    def _write_meta(self, cursor: sqlite3.Cursor, values: dict[str, Any]) -> None:
+        rows = [(key, json.dumps(value)) for key, value in values.items()]
+        cursor.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+
+def open_store(gallery: str | Path, create: bool = False) -> Store:
+    """Opens the database of a gallery.
+
+    Args:
+      gallery: the folder of the gallery.
+      create: make it where there is none.
+
+    Raises:
+      UserError: there is none and ``create`` is False, or the file is damaged.
+    """
+    path = Path(gallery) / DATABASE
+    if not create and not path.is_file():
+        raise UserError(f"{gallery}: no gallery here; index a folder of images first")
+    try:
+        connection = sqlite3.connect(path, timeout=WAIT, check_same_thread=False)
+        if create:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(SCHEMA)
+        connection.execute("SELECT count(*) FROM images, meta, contents, thumbnails, bad WHERE 0")
+    except sqlite3.OperationalError as error:
+        raise UserError(f"{path}: cannot be opened ({error}); look at its permissions, or index again") from error
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{path}: damaged ({error}); remove the folder {gallery} and index again") from error
+    return Store(connection, Path(gallery))
+
+
+@contextmanager
+def writing(gallery: str | Path) -> Iterator[None]:
+    """Holds the lock of a gallery; it ends with the process, however that ends.
+
+    Raises:
+      UserError: another process holds it; the line names the process and its host. Or the folder cannot be written.
+    """
+    path = Path(gallery) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UserError(f"{gallery}: cannot be written ({error.strerror}); name another folder") from error
+    with file:
+        if os.name == "posix":
+            import fcntl  # absent elsewhere
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(f"{gallery}: {holder} is indexing it; wait until that one ends") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

@@ -53,12 +53,12 @@ def name_label(label: int, label_names: Sequence[str] | None) -> str:
 
 
 def show_label(label: int, label_name: str) -> str:
-    """What people see of a label: its name, or its number where it has no name.
+    """What people see of a label: its name, or its number where it has no name; a dash where there is no label (-1).
 
-    >>> show_label(3, "pear"), show_label(3, "")
-    ('pear', 'label 3')
+    >>> show_label(3, "pear"), show_label(3, ""), show_label(-1, "")
+    ('pear', 'label 3', '–')
     """
-    return label_name or f"label {label}"
+    return label_name or (f"label {label}" if label >= 0 else "–")
 
 
 def query_panel(

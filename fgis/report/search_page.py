@@ -31,7 +31,7 @@ class Match(NamedTuple):
 
     rank: int  # from 1
     image_id: str
-    label: int
+    label: int  # -1 of an image without a label
     label_name: str  # "" where the label has no name
     distance: float
     picture: Image.Image | None  # None where the image is not at hand
@@ -72,7 +72,8 @@ def verdict_words(result: SearchResult) -> str:
         return f"nothing like this in the gallery: {nearest}, limit {point.limit:.4f}"
     limit = "" if math.isinf(point.limit) else f" and the limit {point.limit:.4f}"
     best = min(result.matches, key=lambda match: match.rank, default=None)
-    name = f" is {show_label(best.label, best.label_name)}" if best and result.order == NEAREST_FIRST else ""
+    named = best is not None and best.label >= 0 and result.order == NEAREST_FIRST
+    name = f" is {show_label(best.label, best.label_name)}" if best and named else ""
     return f"not sure: the nearest{name} at {result.nearest:.4f}, between the threshold {point.threshold:.4f}{limit}"
 
 

@@ -1,0 +1,291 @@
+"""Galleries on disk: made from a folder by a configuration, and opened again without one."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+
+from fgis import files
+from fgis.errors import UserError, naming
+from fgis.experiment.build import Scoring, build_rerank, build_scoring, head_fits
+from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
+from fgis.experiment.differences import describe_difference, differences
+from fgis.experiment.run import Run, embed_with
+from fgis.features import extract
+from fgis.features.images import read_image
+from fgis.gallery import index
+from fgis.gallery.loaded import LoadedGallery
+from fgis.gallery.own_point import number_labels_of, own_operating_point
+from fgis.gallery.scan import Scan, scan_folder
+from fgis.gallery.search import SearchGallery
+from fgis.gallery.store import DATABASE, ImageRecord, Store, open_store, writing
+from fgis.ranges import nearest
+from fgis.retrieval.operating_point import OperatingPoint
+from fgis.retrieval.rerank import RERANKERS, Rerank
+from fgis.retrieval.search import prepare_gallery
+
+NAME = "gallery.json"
+VERSION = 1
+MADE_BY = ("backbone", "weights", "image_size", "fit", "pooling")  # of config.features: what all its features share
+
+
+class About(NamedTuple):
+    """``gallery.json``: what a gallery is made of."""
+
+    images: str  # the folder, absolute
+    config: Mapping[str, Any]  # plain
+    workdir: str  # the run whose head embeds; "" for features as they are
+    step: int | None  # its checkpoint; None for the latest
+    weights_sha256: str  # of the network; "" before anything was described
+
+
+def read_about(gallery: str | Path) -> About | None:
+    """What ``gallery.json`` says; None where there is none, or one of another kind."""
+    held = files.read_json(Path(gallery) / NAME)
+    if not isinstance(held, dict) or held.get("version") != VERSION or not {*About._fields} <= {*held}:
+        return None
+    return About(*(held[name] for name in About._fields))
+
+
+def index_gallery(
+    config: Mapping[str, Any],
+    scan: Scan,
+    about: About,
+    gallery: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> index.Indexed:
+    """Brings a gallery to the state of a folder; the first time, makes it.
+
+    Args:
+      config: a plain configuration.
+      scan: what the folder holds.
+      about: the folder and the run, if any; what is to be remembered.
+      gallery: the folder of the gallery.
+      progress: as ``index.index_folder``.
+
+    Raises:
+      UserError: the folder is no gallery, another process writes it, it was made in another way or from another folder,
+        or the network cannot be loaded.
+    """
+    settings = read_settings(config)
+    if not settings.features.backbone:
+        raise UserError("config.features.backbone: empty; name the network that describes the images")
+    _refuse_other_files(gallery)
+    with writing(gallery):
+        held = read_about(gallery)
+        if held:
+            _refuse_other_images(held, about, gallery)
+            _refuse_other_features(config, held, gallery)
+            about = about._replace(weights_sha256=held.weights_sha256)
+        if about.workdir:
+            _open_head(config, about.workdir, about.step)
+        _write_about(gallery, about)
+
+        def load() -> extract.Extractor:
+            extractor = _load_extractor(settings, about.weights_sha256)
+            _write_about(gallery, about._replace(weights_sha256=extractor.source["weights_sha256"]))
+            return extractor
+
+        with open_store(gallery, create=True) as store:
+            done = index.index_folder(scan, store, extraction_settings(settings.features), load, progress=progress)
+            if done.images:
+                _read_point(store, store.records(), build_scoring(settings), _describe_inputs(settings), save=True)
+            return done
+
+
+def load_gallery(
+    gallery: str | Path, config: Mapping[str, Any] | None = None, workdir: str | Path = "", step: int | None = None
+) -> LoadedGallery:
+    """A gallery, ready to be searched; the network is loaded when the first picture is described.
+
+    Args:
+      gallery: the folder.
+      config: a plain configuration; what the gallery was made by, or the run was trained by, without it.
+      workdir: the run whose head embeds; that of the gallery, if any, without it.
+      step: its checkpoint; the latest without it.
+
+    Raises:
+      UserError: there is no gallery, it is empty or damaged, or was made in another way than ``config`` says; or the
+        run does not fit it.
+    """
+    place = Path(gallery).expanduser()
+    about = read_about(place)
+    if about is None:
+        raise UserError(f"{gallery}: no gallery here; make one by --mode=index --images=DIR --gallery={gallery}")
+    if not workdir:
+        workdir, step = about.workdir, about.step if step is None else step
+    if step is not None and not workdir:
+        raise UserError(f"--step={step}: of which run? {gallery} has none; name a --workdir, or leave --step out")
+    if config is None:
+        saved = files.read_json(Path(workdir) / "config.json") if workdir else None
+        config = saved if isinstance(saved, dict) else about.config
+    _refuse_other_features(config, about, place)
+    settings, store = read_settings(config), open_store(place)
+    scoring = build_scoring(settings)
+    with store.snapshot():
+        records = store.records()
+        if not records:
+            raise UserError(f"{gallery}: no image in this gallery; index a folder that holds some")
+        features = np.concatenate([block for _, block in _prepared_blocks(store, scoring)])
+        point = _read_point(store, records, scoring, _describe_inputs(settings))
+    head = _open_head(config, str(workdir), step, features.shape[1]) if workdir else None
+    labels, names = number_labels_of([one.label for one in records])
+    ids = {one.image_id for one in records}
+    root, describer = Path(about.images), cache(lambda: _load_extractor(settings, about.weights_sha256))
+    wanted = extraction_settings(settings.features)
+    search = _search_gallery(settings, scoring, records, features, head)
+    made = f"{len(records)} images of {about.images}, described by {settings.features.backbone}"
+    return LoadedGallery(
+        search=search._replace(labels=labels, point=point),
+        records=records,
+        label_names=names,
+        describe=lambda image: extract.describe(describer(), wanted, image),
+        thumbnail=store.thumbnail,
+        find_picture=lambda image_id: _find_picture(root, image_id) if image_id in ids else None,
+        made=made + (f", embedded by the head of {workdir}" if workdir else ""),
+        make_rerank=lambda name: _make_rerank(settings, name),
+    )
+
+
+def scan_images(images: str, gallery: str | Path) -> tuple[Scan, str]:
+    """What a folder holds (without a name: the one that the gallery was made from), and its absolute path."""
+    held = read_about(gallery)
+    if not images and held is None:
+        raise UserError(f"--images: missing; name the folder whose images {gallery} is to hold")
+    root = os.path.abspath(os.path.expanduser(images)) if images else held.images if held else ""
+    return scan_folder(root), root
+
+
+def _search_gallery(
+    settings: ExperimentSettings,
+    scoring: Scoring,
+    records: Sequence[ImageRecord],
+    features: Float[np.ndarray, "n f"],
+    head: tuple[Callable[[np.ndarray], np.ndarray], str] | None,
+) -> SearchGallery:
+    """All but labels and the operating point."""
+    judging = prepare_gallery(features, scoring.distance)
+    embed, words = head or ((lambda query: query), "the features as they are")
+    embeddings = embed(features) if head else features
+    return SearchGallery(
+        embeddings=embeddings,
+        prepared=prepare_gallery(embeddings, scoring.distance) if head else judging,
+        features=features,
+        judging=judging,
+        labels=np.arange(len(records)),
+        image_ids=np.array([one.image_id for one in records]),
+        prepare=lambda found: np.asarray(scoring.prepare(found)),
+        embed=embed,
+        point=None,
+        words=f"{len(records)} images ({settings.features.backbone}): {words}, "
+        f"{scoring.distance.replace('_', ' ')} distance",
+    )
+
+
+def _prepared_blocks(store: Store, scoring: Scoring) -> Iterator[tuple[int, Float[np.ndarray, "b f"]]]:
+    for start, block in store.vector_blocks():
+        yield start, np.asarray(scoring.prepare(block))
+
+
+def _describe_inputs(settings: ExperimentSettings) -> dict[str, Any]:
+    """What an operating point depends on besides the images."""
+    return {"distance": settings.distance, "seed": settings.seed, **settings.inputs._asdict()}
+
+
+def _read_point(
+    store: Store, records: Sequence[ImageRecord], scoring: Scoring, inputs: Mapping[str, Any], save: bool = False
+) -> OperatingPoint | None:
+    """The operating point that was saved for exactly these images, or computed now and, if wanted, saved."""
+    key = {"generation": store.meta("generation"), **inputs}
+    saved = store.meta("point")
+    if saved and saved["key"] == key:
+        return OperatingPoint(*saved["point"]) if saved["point"] else None
+    labels: Int[np.ndarray, " n"] = number_labels_of([one.label for one in records])[0]
+    contents = np.unique([one.sha256 for one in records], return_inverse=True)[1]
+    blocks = lambda: _prepared_blocks(store, scoring)
+    point = own_operating_point(blocks, labels, contents, scoring.distance, scoring.seed)
+    if save:
+        store.set_meta(point={"key": key, "point": list(point) if point else None})
+    return point
+
+
+def _open_head(
+    config: Mapping[str, Any], workdir: str, step: int | None, size: int = 0
+) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """The head of a run as a function of prepared features, and its name in words."""
+    run = Run.open(config, workdir, step)
+    params = run.params
+    if size and not head_fits(run.settings, params, size):
+        raise UserError(
+            f"--workdir={workdir}: its heads were trained on features of another size than {size}, which the gallery "
+            "holds; take a run on features of the same backbone and pooling"
+        )
+    number = next((number for number, plan in enumerate(run.plans) if plan.fold < 0), 0)
+    embed = lambda features: embed_with(run.scoring, params, features, number)
+    return embed, f"the head of {workdir} at step {run.step}"
+
+
+def _load_extractor(settings: ExperimentSettings, weights_sha256: str) -> extract.Extractor:
+    with naming("config.features."):
+        extractor = extract.load_extractor(extraction_settings(settings.features))
+    own = extractor.source["weights_sha256"]
+    if weights_sha256 not in ("", own):
+        raise UserError(
+            f"config.features.weights: {settings.features.weights!r} here are not the weights that the gallery was "
+            f"made with (SHA-256 {own[:12]} and {weights_sha256[:12]}); name that file, or make another gallery"
+        )
+    return extractor
+
+
+def _find_picture(root: Path, image_id: str) -> Image.Image | None:
+    index.register_plugins()
+    try:
+        return read_image(root / image_id)
+    except Exception:  # gone, or decoders raise whatever the damage leads them to
+        return None
+
+
+def _make_rerank(settings: ExperimentSettings, name: str) -> Rerank | None:
+    if name not in ("", "none", *RERANKERS):
+        raise ValueError(f"rerank: {name!r} is no re-ranking; {nearest(name, RERANKERS)}")
+    return build_rerank(settings.rerank._replace(name=name or "none"))
+
+
+def _write_about(gallery: Path, about: About) -> None:
+    files.write_json(gallery / NAME, {"version": VERSION, **about._asdict()})
+
+
+def _refuse_other_files(gallery: Path) -> None:
+    if gallery.is_file():
+        raise UserError(f"--gallery={gallery}: a file; name a folder for the gallery")
+    if gallery.is_dir() and not any((gallery / name).exists() for name in (NAME, DATABASE)):
+        others = [name for name in sorted(os.listdir(gallery)) if not name.startswith((".", "gallery."))]
+        if others:
+            raise UserError(
+                f"--gallery={gallery}: holds other files ({others[0]}) and no gallery; name a folder of its own"
+            )
+
+
+def _refuse_other_images(held: About, about: About, gallery: Path) -> None:
+    """A folder that is gone may have been moved; two that are there cannot both be meant."""
+    if held.images != about.images and Path(held.images).is_dir():
+        raise UserError(
+            f"--images={about.images}: {gallery} holds the images of {held.images}; index that folder, or name another "
+            "--gallery"
+        )
+
+
+def _refuse_other_features(config: Mapping[str, Any], held: About, gallery: Path) -> None:
+    here, there = (
+        files.json_types({key: one["features"].get(key) for key in MADE_BY}) for one in (config, held.config)
+    )
+    if found := differences(here, there):
+        raise UserError(
+            f"config.features.{describe_difference(found, gallery)}; leave it as it was, or name another --gallery"
+        )

@@ -1,0 +1,79 @@
+"""When the object of a query counts as known, judged by the images of a gallery alone, a block of them at a time."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from fgis.distances import pairwise_distances
+from fgis.gallery.search import SAMPLED
+from fgis.retrieval.operating_point import OperatingPoint, choose_operating_point
+
+MISSED = 0.05  # of the gallery's own images: the share whose nearest other image lies beyond the limit
+
+Blocks = Callable[[], Iterable[tuple[int, Float[np.ndarray, "b f"]]]]  # (first row, prepared features) of each block
+
+
+def number_labels_of(labels: list[str]) -> tuple[Int[np.ndarray, " n"], tuple[str, ...]]:
+    """A number for each label; every image without a label ("") gets one of its own, whose name is "".
+
+    >>> number_labels_of(["pear", "", "apple", "pear", ""])
+    (array([1, 2, 0, 1, 3]), ('apple', 'pear', '', ''))
+    """
+    names = sorted(set(labels) - {""})
+    place = {name: number for number, name in enumerate(names)}
+    free = iter(range(len(names), len(names) + len(labels)))
+    numbers = np.array([place[label] if label else next(free) for label in labels], np.int64)
+    return numbers, (*names, *[""] * labels.count(""))
+
+
+def own_operating_point(
+    blocks: Blocks,
+    labels: Int[np.ndarray, " n"],
+    contents: Int[np.ndarray, " n"],
+    distance: str,
+    seed: int,
+) -> OperatingPoint | None:
+    """The operating point of a gallery from the distances between its own images.
+
+    With labels, as ``fgis.gallery.search.compute_operating_point`` chooses it. Where no two images share a label, or
+    all do, every image counts as an object of its own: the threshold is the distance within which at most a tenth of
+    the images have another one, and the limit the distance within which all but ``MISSED`` of them have one.
+
+    Args:
+      blocks: called for each pass over the prepared features of all images.
+      labels: the object of each image, [n].
+      contents: [n]; images of the same content (copies of a file) are not compared with each other.
+      distance: what features are compared by.
+      seed: which ``SAMPLED`` images are queries, where there are more.
+
+    Returns:
+      The operating point; detection and missed are NaN without labels. None of fewer than two contents.
+    """
+    names, sizes = np.unique(labels, return_counts=True)
+    if len(np.unique(contents)) < 2:
+        return None
+    alone = len(names) < 2 or sizes.max() < 2
+    objects = contents if alone else labels
+    queries = np.sort(np.random.default_rng(seed).permutation(len(labels))[:SAMPLED])
+    vectors = np.concatenate([block[queries[_within(queries, start, block)] - start] for start, block in blocks()])
+    other, unknown = np.full((2, len(queries)), np.inf)
+    mates = np.zeros(len(queries), bool)
+    for start, block in blocks():
+        here = slice(start, start + len(block))
+        distances = np.array(pairwise_distances(vectors, block, distance), np.float64)
+        distances[contents[queries][:, None] == contents[here]] = np.inf
+        alike = objects[queries][:, None] == objects[here]
+        mates |= (alike & np.isfinite(distances)).any(axis=1)
+        other = np.minimum(other, distances.min(axis=1))
+        unknown = np.minimum(unknown, np.where(alike, np.inf, distances).min(axis=1))
+    known = np.where(mates, other, np.nan)
+    point = choose_operating_point(known[None], unknown[None], objects[queries])
+    if point is None or not np.isnan(point.detection):
+        return point
+    limit = float(np.quantile(unknown, 1 - MISSED, method="higher"))
+    return point._replace(limit=max(point.threshold, limit))
+
+
+def _within(rows: Int[np.ndarray, " q"], start: int, block: np.ndarray) -> np.ndarray:
+    return (rows >= start) & (rows < start + len(block))
