@@ -1,0 +1,109 @@
+"""Serves the search page of a gallery to the browsers of this machine, with a JSON API."""
+
+import socket
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+WORKDIR = "optional"  # without one: as the gallery was indexed
+READS_SAVED_CONFIG = True
+CONFIG = "photos"
+EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+class Options(NamedTuple):
+    """The flags of ``--mode=serve``."""
+
+    gallery: Annotated[str, "the folder of the gallery"] = ""
+    port: Annotated[int, "where the page listens; 0 for any free port"] = 8000
+    host: Annotated[str, "the address that the page listens on; 0.0.0.0 shows it to the whole network"] = "127.0.0.1"
+    step: Annotated[int | None, "the checkpoint whose heads embed; the latest without it"] = None
+
+
+def run(config: Any, workdir: Path | None, options: Options) -> None:
+    """Serves until it is interrupted.
+
+    Raises:
+      UserError: there is no gallery, the port is taken, or the extra ``photos`` is not installed.
+    """
+    from fgis.errors import UserError
+
+    if not options.gallery:
+        raise UserError("--gallery: missing; name the folder that --mode=index wrote, such as --gallery=gallery")
+    try:
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise UserError(f"--mode=serve: {error.name} is not installed; pip install '.[photos]' brings it") from error
+    del starlette
+    from threading import Thread
+
+    from fgis.experiment.differences import to_plain
+    from fgis.experiment.galleries import load_gallery
+    from fgis.web.app import HOSTS, make_app
+
+    listening = listen(options)  # before anything slow: a port that is taken is said at once
+    with listening:
+        loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
+        hosts = ["*"] if options.host in EVERYWHERE else [*HOSTS, options.host]
+        app = make_app(loaded, reranks=list_reranks(loaded), hosts=hosts)
+        Thread(target=warm_up, args=[loaded], daemon=True).start()
+        name = f"[{options.host}]" if ":" in options.host else options.host or "0.0.0.0"
+        print(loaded.search.words)
+        print(f"http://{name}:{listening.getsockname()[1]}  (Ctrl-C stops it)", flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            print("fgis: stopped; the gallery is as it was")
+            raise SystemExit(130) from None
+
+
+def listen(options: Options) -> socket.socket:
+    """A socket on ``--host`` and ``--port``."""
+    from fgis.errors import UserError
+
+    if not 0 <= options.port < 65536:
+        raise UserError(f"--port={options.port}: no port; write a whole number from 0 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UserError(f"--host={options.host}: no address of this machine ({error.strerror})") from error
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise UserError(
+            f"--port={options.port}: cannot be listened on at {options.host} ({error.strerror}); choose another"
+        ) from error
+    return listening
+
+
+def list_reranks(loaded: Any) -> dict[str, Any]:
+    """The re-rankings that go with the distance of a gallery, with the options of its configuration."""
+    from fgis.retrieval.rerank import DIRECTIONS, RERANKERS
+
+    if loaded.search.prepared.distance not in DIRECTIONS:
+        return {}
+    made = {name: loaded.make_rerank(name) for name in RERANKERS}
+    return {name: rerank for name, rerank in made.items() if rerank is not None}
+
+
+def warm_up(loaded: Any) -> None:
+    """Compiles what the first search needs while the page is opened; what fails is said by the search itself."""
+    from contextlib import suppress
+
+    from PIL import Image
+
+    from fgis.web.query import DEFAULT_LISTED
+    from fgis.web.ranking import nearest_distance, rank_rows
+
+    with suppress(Exception):
+        first = loaded.search.features[:1]
+        rank_rows(loaded.search, first, None, 0, DEFAULT_LISTED, None)
+        nearest_distance(loaded.search, first, 0)
+        loaded.search.prepare(loaded.describe(Image.new("RGB", (64, 64))))
