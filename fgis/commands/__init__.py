@@ -5,7 +5,7 @@ A module imports nothing heavy until its ``run`` is called, so that ``--help`` a
 
 from types import ModuleType
 
-from fgis.commands import evaluate, extract, index, search, train
+from fgis.commands import evaluate, explore, extract, index, search, serve, train
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
@@ -13,4 +13,6 @@ COMMANDS: dict[str, ModuleType] = {
     "extract": extract,
     "index": index,
     "search": search,
+    "serve": serve,
+    "explore": explore,
 }

@@ -55,7 +55,7 @@ def test_a_mode_has_its_own_flags():
     search = command_line.parse([CONFIG, "--mode=search", "--image=a.jpg", "--k=3", "--json"])
     assert (search.workdir, search.options.k, search.options.json) == (None, 3, True)
     assert "--mode=train does not read it, --mode=search does" in refused(CONFIG, "--image=a.jpg")
-    assert "--mode=train does not read it, --mode=evaluate and --mode=search does" in refused(CONFIG, "--step=3")
+    assert "--mode=train does not read it, --mode=evaluate and --mode=search" in refused(CONFIG, "--step=3")
     assert "--workdir: --mode=extract does not read it" in refused(CONFIG, "--mode=extract", "--workdir=x")
 
 
