@@ -28,7 +28,7 @@ def test_a_port_that_is_taken_or_none_and_an_unknown_host_are_refused():
             listen(Options(port=port))
     with pytest.raises(UserError, match="--port=70000: no port"):
         listen(Options(port=70000))
-    with pytest.raises(UserError, match="--host=256.1.1.1: no address of this machine"):
+    with pytest.raises(UserError, match=r"--host=256\.1\.1\.1: no address of this machine"):
         listen(Options(host="256.1.1.1", port=0))
 
 
