@@ -1,9 +1,12 @@
 """The page of a map is read back as its script reads it: arrays in base64 within one JSON document."""
 
 import base64
+import importlib.util
 import io
 import json
 import re
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from fgis.report.map_atlas import Atlas, make_atlas
 from fgis.report.map_page import MapImages, MapView, fit_square, map_html
 from fgis.retrieval.search import search
 
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+SELENIUM = importlib.util.find_spec("selenium")
 NAMES = ["a.jpg", "</script><script>alert(1)</script>", 'b"\u2028<!--.jpg', "c\nd\udcff.jpg"]
 COLOURS = [(250, 10, 10), (10, 200, 10), (10, 10, 240)]
 
@@ -191,3 +196,74 @@ def test_the_page_holds_the_atlas():
 def test_few_images_have_large_thumbnails():
     assert [map_atlas.tile_side(count) for count in (1, 2000, 2001, 20000)] == [96, 96, 48, 48]
     assert map_atlas.make_atlas(lambda row: Image.new("RGB", (9, 1)), 1, 48).sizes.tolist() == [[48, 5]]
+
+
+@pytest.fixture
+def browser():
+    if not (SELENIUM and CHROMIUM and DRIVER):
+        pytest.skip("selenium, chromium or chromium-driver is not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,800"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    driver.quit()
+
+
+def wait(browser, condition):
+    for _ in range(100):
+        if browser.execute_script(f"return Boolean({condition})"):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the page never had: {condition}")
+
+
+@pytest.mark.slow
+def test_what_people_do_with_the_page_in_a_browser(browser, tmp_path):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    path = tmp_path / "explore.html"
+    atlas = make_atlas(lambda row: Image.new("RGB", (60, 40), COLOURS[row % 3]), 4, 96)
+    path.write_text(page(names=[*NAMES[:3], "d.jpg"], labels=(0, 1, 0, 1), atlas=atlas))
+    browser.get(path.as_uri())
+    wait(browser, "panels[0].drawn.length")
+    first = browser.find_elements("css selector", ".stage canvas")[0]
+    shown = browser.execute_script("return [panels[0].screenX(1), panels[0].screenY(1)].map(Math.round)")
+    centre = [round(first.size["width"] / 2), round(first.size["height"] / 2)]
+    offset = [at - middle for at, middle in zip(shown, centre)]
+
+    ActionChains(browser).move_to_element_with_offset(first, *offset).perform()
+    assert browser.find_element("css selector", ".tip").text.startswith("</script><script>alert(1)</script>")
+    ActionChains(browser).click().perform()
+    listed = [one.text for one in browser.find_elements("css selector", "#chosen li")]
+    assert neighbours_of(two_blobs(4), 2).rows[1].tolist() == [3, 2]
+    assert [text.split("\n")[0] for text in listed[:2]] == ["d.jpg", 'b"\\u2028<!--.jpg']
+    assert ["✓" in text for text in listed[:2]] == [True, False]
+    assert len(listed) == 4  # two neighbours in each of two panels
+    assert "This head was not trained on the object." in browser.find_element("id", "chosen").text
+    assert browser.current_url.endswith("#image=%3C%2Fscript%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E")
+
+    first.send_keys("+", Keys.ARROW_LEFT)
+    assert browser.execute_script("return [panels[0].camera.zoom, panels[0].camera.x < 0.5]") == [1.4, True]
+    first.send_keys("0", Keys.ESCAPE)
+    assert browser.execute_script("return [panels[0].camera.zoom, chosen]") == [1, -1]
+    ActionChains(browser).move_to_element(first).click_and_hold().move_by_offset(40, 0).release().perform()
+    assert browser.execute_script("return [panels[0].camera.x < 0.5, chosen]") == [True, -1]
+
+    browser.find_element("id", "search").send_keys("script>cup")
+    assert browser.find_element("id", "found").text == "2 images found"
+    assert browser.execute_script("return [...matching]") == [1, 0, 1, 0]
+    browser.find_element("id", "search").send_keys(Keys.ESCAPE)
+    browser.find_elements("css selector", "#legend button")[1].click()
+    assert browser.execute_script("return [...matching]") == [0, 1, 0, 1]
+
+    browser.get(f"{path.as_uri()}?#image=d.jpg")
+    wait(browser, "chosen === 3")
+    browser.set_window_size(400, 800)
+    wait(browser, "document.documentElement.scrollWidth <= innerWidth")
