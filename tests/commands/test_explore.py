@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fgis.experiment import galleries
 from fgis.features.store import load_features
 from fgis.main import main
 from fgis.report import map_points
@@ -13,6 +14,7 @@ from fgis.retrieval.evaluate import object_folds
 from fgis.retrieval.search import search
 from tests.report.test_map import data_of, unpacked
 from tests.tiny import CONFIG, arguments, write_features
+from tests.web.galleries import loaded_gallery, scene
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,29 @@ def test_pictures_are_shown_where_they_are_at_hand(explore, tmp_path):
     assert tiles[:2].tolist() == [0, 1]
     assert (tiles[2:] == 65535).all()
     assert len(atlas["sheets"]) == 1
+
+
+def test_a_gallery_has_its_thumbnails_and_images_without_labels(tmp_path, monkeypatch, capsys):
+    pictures = {
+        "cups/1.png": scene(("red", "blue")),
+        "cups/2.png": scene(("red", "navy")),
+        "top.png": scene(("lime",) * 2),
+    }
+    loaded = loaded_gallery(pictures)
+    turned = loaded._replace(search=loaded.search._replace(embeddings=loaded.search.features[:, ::-1].copy()))
+    gallery = tmp_path / "my photos"
+    for content, names in ((loaded, ["frozen features"]), (turned, ["frozen features", "trained head"])):
+        monkeypatch.setattr(galleries, "load_gallery", lambda *_, content=content: content)
+        assert main(["--mode=explore", f"--gallery={gallery}"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("t-SNE left out: ")
+        html = (gallery / "explore.html").read_text()
+        data = data_of(html)
+        assert "my photos on efficientnet_lite0 features" in html
+        assert (data["names"], data["labelNames"]) == (sorted(pictures), ["cups"])
+        assert unpacked(data["labels"], "<u2").tolist() == [0, 0, 65535]
+        assert unpacked(data["atlas"]["tiles"], "<u2").tolist() == [0, 1, 2]
+        assert [view["name"] for view in data["views"]] == names
+        assert unpacked(data["views"][0]["rows"], "<u2")[[0, 8]].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
