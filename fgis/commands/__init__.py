@@ -5,13 +5,23 @@ A module imports nothing heavy until its ``run`` is called, so that ``--help`` a
 
 from types import ModuleType
 
-from fgis.commands import evaluate, explore, extract, index, search, serve, train
+from fgis.commands import (
+    duplicates,
+    evaluate,
+    explore,
+    extract,
+    index,
+    search,
+    serve,
+    train,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "evaluate": evaluate,
     "extract": extract,
     "index": index,
+    "duplicates": duplicates,
     "search": search,
     "serve": serve,
     "explore": explore,

@@ -25,6 +25,7 @@ CONFIG_HELP = (
 DEFINE: dict[type, Callable[..., Any]] = {
     str: flags.DEFINE_string,
     int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
     bool: flags.DEFINE_boolean,
 }
 
