@@ -45,7 +45,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     with listening:
         loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
         hosts = ["*"] if options.host in EVERYWHERE else [*HOSTS, options.host]
-        app = make_app(loaded, reranks=list_reranks(loaded), hosts=hosts)
+        places = make_describe_places(config)
+        app = make_app(loaded, reranks=list_reranks(loaded), describe_places=places, hosts=hosts)
         Thread(target=warm_up, args=[loaded], daemon=True).start()
         name = f"[{options.host}]" if ":" in options.host else options.host or "0.0.0.0"
         print(loaded.search.words)
@@ -91,6 +92,24 @@ def list_reranks(loaded: Any) -> dict[str, Any]:
         return {}
     made = {name: loaded.make_rerank(name) for name in RERANKERS}
     return {name: rerank for name, rerank in made.items() if rerank is not None}
+
+
+def make_describe_places(config: Any) -> Any:
+    """A function from a picture to its features at every place; None where their mean is not what galleries hold."""
+    from functools import cache
+
+    from fgis.experiment.config import extraction_settings, read_settings
+    from fgis.experiment.differences import to_plain
+    from fgis.features import extract
+    from fgis.features.store import image_sizes
+
+    settings = extraction_settings(read_settings(to_plain(config)).features)
+    several = len(image_sizes(settings.image_size)) > 1
+    if settings.pooling != "avg" or settings.fit != "squash" or several:  # other fits show a part or a border
+        return None
+    spatial = settings._replace(pooling="spatial")
+    load = cache(lambda: extract.load_extractor(spatial))  # when the first heat map is wanted
+    return lambda image: extract.describe(load(), spatial, image)
 
 
 def warm_up(loaded: Any) -> None:

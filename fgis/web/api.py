@@ -59,6 +59,12 @@ def api_routes(searcher: Searcher) -> list[Route]:
         query = read_page_query(parameters, searcher.reranks)
         return JSONResponse(json_types(await run_in_threadpool(searcher.search, query)))
 
+    async def agreement(request: Request) -> Response:
+        query = read_page_query(request.query_params.multi_items(), searcher.reranks)
+        image_id = request.query_params.get("with", "")
+        searcher.find_row(image_id)
+        return JSONResponse(json_types(await run_in_threadpool(searcher.agree, query, image_id)))
+
     async def thumbnail(request: Request) -> Response:
         image_id = request.query_params.get("image", "")
         row = searcher.find_row(image_id)
@@ -81,6 +87,7 @@ def api_routes(searcher: Searcher) -> list[Route]:
         ("/api/pictures", "POST", add_picture),
         ("/api/search", "GET", search_gallery),
         ("/api/search", "POST", search_with_picture),
+        ("/api/agreement", "GET", agreement),
         ("/api/thumbnail", "GET", thumbnail),
         ("/api/picture", "GET", picture),
         ("/api/openapi.json", "GET", openapi),

@@ -18,7 +18,7 @@ from fgis.errors import UserError
 from fgis.gallery.loaded import LoadedGallery
 from fgis.retrieval.rerank import Rerank
 from fgis.web.api import api_routes, refusal
-from fgis.web.searcher import Searcher
+from fgis.web.searcher import DescribePlaces, Searcher
 
 HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")  # names that this machine alone has
 HEADERS = {
@@ -33,13 +33,19 @@ STATIC = {"page.html": "text/html", "page.js": "text/javascript", "page.css": "t
 
 
 def make_app(
-    loaded: LoadedGallery, *, reranks: Mapping[str, Rerank] | None = None, hosts: Sequence[str] = HOSTS
+    loaded: LoadedGallery,
+    *,
+    reranks: Mapping[str, Rerank] | None = None,
+    describe_places: DescribePlaces | None = None,
+    hosts: Sequence[str] = HOSTS,
 ) -> Starlette:
     """The page and its API.
 
     Args:
       loaded: the gallery that is searched.
       reranks: the re-rankings that can be chosen, by name.
+      describe_places: an upright picture -> its features at every place, [1, h, w, f], whose mean over places is what
+        the gallery holds; None where there is no such function: then there are no heat maps.
       hosts: the names by which the server may be called; a page of another site that has its name resolved to this
         machine is refused. ``("*",)`` for any.
 
@@ -49,7 +55,7 @@ def make_app(
     pages = [Route("/", static_file("page.html"))]
     pages += [Route(f"/{name}", static_file(name)) for name in STATIC if name != "page.html"]
     return Starlette(
-        routes=[*pages, *api_routes(Searcher(loaded, reranks or {}))],
+        routes=[*pages, *api_routes(Searcher(loaded, reranks or {}, describe_places))],
         middleware=[
             Middleware(PrivateHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),

@@ -38,8 +38,10 @@ def describe_api(reranks: Sequence[str]) -> dict[str, Any]:
     """The document of a gallery with these re-rankings."""
     image, label, folder = (_parameter(name, TEXT) for name in ("image", "label", "folder"))
     picture = _parameter("picture", TEXT, "the key of an upload, in place of an image id")
+    crop = _parameter("crop", TEXT, "x,y,w,h in pixels of the upright picture")
+    pair = [image, picture, crop, _parameter("with", TEXT, "the id of the other image")]
     wanted = [
-        _parameter("crop", TEXT, "x,y,w,h in pixels of the upright picture"),
+        crop,
         _parameter("k", WHOLE | {"minimum": 1, "maximum": MOST_LISTED, "default": DEFAULT_LISTED}),
         _parameter("rerank", {"enum": ["", *reranks]}),
         label,
@@ -68,6 +70,7 @@ def describe_api(reranks: Sequence[str]) -> dict[str, Any]:
             "get": _operation("Search with an image of the gallery or an upload", [image, picture, *wanted], found),
             "post": _operation("Upload a picture and search with it", [name, *wanted], found) | {"requestBody": body},
         },
+        "/api/agreement": {"get": _operation("Where a query and an image agree", pair, _json("Agreement"))},
         "/api/thumbnail": {"get": _operation("A thumbnail", [image], _binary("image/webp"))},
         "/api/picture": {"get": _operation("A picture, at most 1,280 pixels", [image, picture], _binary("image/jpeg"))},
     }
@@ -82,12 +85,19 @@ def describe_api(reranks: Sequence[str]) -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     named = _object({"name": TEXT, "images": WHOLE})
     gallery = {"images": WHOLE, "made": TEXT, "searched": TEXT, "distance": TEXT, "threshold": MAYBE, "limit": MAYBE}
-    gallery |= {"labels": _list(named), "folders": _list(named), "reranks": _list(TEXT)}
+    gallery |= {
+        "labels": _list(named),
+        "folders": _list(named),
+        "reranks": _list(TEXT),
+        "agreement": {"type": "boolean"},
+    }
+    parts = _list(_list(NUMBER)) | {"description": "of the similarity, at every place, row by row"}
     return {
         "Search": _object(SEARCHED | {"results": _list(_object(MATCH))}),
         "Images": _object({"images": WHOLE, "results": _list(_object(RECORD))}),
         "Upload": _object({"picture": TEXT, "name": TEXT, "width": WHOLE, "height": WHOLE}),
         "Gallery": _object(gallery),
+        "Agreement": _object({"similarity": NUMBER, "query": parts, "result": parts}),
         "Error": _object({"error": TEXT}),
     }
 

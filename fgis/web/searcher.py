@@ -2,7 +2,7 @@
 
 import io
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from threading import Lock
 from time import perf_counter
@@ -17,13 +17,15 @@ from fgis.errors import UserError, naming
 from fgis.gallery.loaded import LoadedGallery
 from fgis.gallery.pictures import Box
 from fgis.report import search_page
-from fgis.retrieval.rerank import Rerank
+from fgis.retrieval.rerank import DIRECTIONS, Rerank
+from fgis.web.agreement import split_similarity
 from fgis.web.query import PageQuery
 from fgis.web.ranking import measure_rows, move_query, nearest_distance, rank_rows, similarity
 from fgis.web.uploads import Uploads, decode_upload
 
 KEPT_FEATURES = 2000  # of pictures and parts of them that were described: going back costs no second description
 SHOWN_SIDE = 1280  # pixels, the longer side of a picture on the page
+DescribePlaces = Callable[[Image.Image], np.ndarray]  # an upright picture -> its features at every place, [1, h, w, f]
 NO_PICTURE = Image.new("RGB", (1, 1))  # documents show none
 
 
@@ -40,9 +42,13 @@ class Described(NamedTuple):
 class Searcher:
     """A gallery, the pictures that were uploaded to it, and what is already known of them."""
 
-    def __init__(self, loaded: LoadedGallery, reranks: Mapping[str, Rerank]) -> None:
+    def __init__(
+        self, loaded: LoadedGallery, reranks: Mapping[str, Rerank], describe_places: DescribePlaces | None = None
+    ) -> None:
         """Lists the folders and labels of the gallery; searches nothing yet."""
         self.loaded, self.reranks, self.uploads = loaded, dict(reranks), Uploads()
+        cosine = loaded.search.judging.distance in DIRECTIONS
+        self.describe_places = describe_places if cosine else None
         ids = [record.image_id for record in loaded.records]
         self.row_of = {image_id: row for row, image_id in enumerate(ids)}
         self.labels = np.array([record.label for record in loaded.records], dtype=object)
@@ -83,6 +89,7 @@ class Searcher:
             "labels": [{"name": str(n), "images": int(c)} for n, c in zip(names, counts, strict=True) if n],
             "folders": [{"name": name, "images": len(rows)} for name, rows in self.folders.items()],
             "reranks": sorted(self.reranks),
+            "agreement": self.describe_places is not None,
         }
 
     def list_images(self, label: str, folder: str, start: int, count: int) -> dict[str, Any]:
@@ -127,6 +134,27 @@ class Searcher:
             shown.update(self._describe_row(int(row)), by_features=float(by_features), similarity=float(bar))
             shown.update(near=result.matches[shown["rank"] - 1].near, rank_before=old_rank.get(int(row)))
         return document | self._words(query, result, rows, described) | self._changes(query, before, neighbours)
+
+    def agree(self, query: PageQuery, image_id: str) -> dict[str, Any]:
+        """Where the query and an image of the gallery agree: the parts of their similarity at the places of each.
+
+        Raises:
+          UserError: there is no such picture, or the gallery's features cannot be divided among places.
+        """
+        if self.describe_places is None:
+            raise UserError("agreement: the features of this gallery cannot be divided among places")
+        with self._describing:
+            images = [self.read_part(query), self.read_upload_or_image(image_id, "")]
+            places = [np.asarray(self.describe_places(image))[0] for image in images]
+        prepare = self.loaded.search.prepare
+        own, other = (np.asarray(prepare(one.mean(axis=(0, 1))[None]))[0] for one in places)
+        maps = split_similarity(places[0], own, other), split_similarity(places[1], other, own)
+        return {"similarity": float(maps[0].sum()), "query": maps[0].tolist(), "result": maps[1].tolist()}
+
+    def read_part(self, query: PageQuery) -> Image.Image:
+        """The picture of a query, or the box in it."""
+        image = self.read_upload_or_image(query.image, query.picture)
+        return crop_picture(image, query.crop) if query.crop else image
 
     def read_upload_or_image(self, image_id: str, key: str) -> Image.Image:
         """The whole upright picture of an image id or of an upload.
@@ -185,9 +213,7 @@ class Searcher:
     def _describe_part(self, query: PageQuery, milliseconds: dict[str, float]) -> Float[np.ndarray, "1 f"]:
         """The prepared features of an upload, or of the box in a picture."""
         began = perf_counter()
-        image = self.read_upload_or_image(query.image, query.picture)
-        if query.crop:
-            image = crop_picture(image, query.crop)
+        image = self.read_part(query)
         decoded = perf_counter()
         prepared = self.loaded.search.prepare(self.loaded.describe(image))
         milliseconds.update(decode=1000 * (decoded - began), describe=1000 * (perf_counter() - decoded))

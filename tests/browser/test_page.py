@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from PIL import Image
 
-from tests.web.galleries import loaded_gallery, scene
+from tests.web.galleries import describe_colours, loaded_gallery, scene
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -32,7 +32,9 @@ def address():
     from fgis.web.app import make_app
 
     listening = socket.create_server(("127.0.0.1", 0))
-    app = make_app(loaded_gallery(PICTURES), reranks={"local_scaling": partial(local_scaling, k=3)})
+    places = lambda image: describe_colours(image).reshape(1, 1, 1, -1).repeat(2, axis=2)  # two places that are alike
+    reranks = {"local_scaling": partial(local_scaling, k=3)}
+    app = make_app(loaded_gallery(PICTURES), reranks=reranks, describe_places=places)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -285,6 +287,13 @@ def test_query_and_result_are_shown_side_by_side(page):
     page.at("body").send_keys(Keys.ARROW_RIGHT)
     page.settle()
     assert page.text("#right-name") == second
+    page.click("#heat")
+    page.wait("return !document.getElementById('right-heat').hidden")
+    canvas = "const c = document.getElementById('left-heat'); return [c.width, c.height, c.clientWidth]"
+    width = page.run("return document.getElementById('left').clientWidth")
+    assert page.run(canvas) == [2, 1, width]
+    page.click("#heat")
+    assert not page.at("#left-heat").is_displayed()
     page.driver.back()
     assert not page.settle().at("#compare").is_displayed()
 

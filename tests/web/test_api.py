@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from functools import partial
 
 import numpy as np
@@ -14,9 +16,9 @@ from starlette.testclient import TestClient
 
 from fgis.gallery.search import SearchOptions, rank_picture
 from fgis.retrieval.rerank import local_scaling
-from fgis.web import uploads
+from fgis.web import api, uploads
 from fgis.web.app import make_app
-from tests.web.galleries import describe_colours, loaded_gallery, scene
+from tests.web.galleries import averaged_gallery, describe_colours, describe_places, loaded_gallery, scene
 
 SCRIPT = "<img src=x onerror=alert(1)>.jpg"
 PICTURES = {
@@ -167,6 +169,23 @@ def test_marks_move_the_query_and_say_what_changed(client):
     assert marked["nearest"] == plain["nearest"]  # of the query itself
 
 
+def test_pictures_agree_where_they_show_the_same(client):
+    pictures = {"a/1.jpg": scene(("red", "blue")), "a/2.jpg": scene(("lime", "red"))}
+    app = make_app(averaged_gallery(pictures), describe_places=describe_places)
+    own = TestClient(app, base_url="http://127.0.0.1")
+    assert own.get("/api/gallery").json()["agreement"] is True
+    get = lambda **values: own.get("/api/agreement", params={"image": "a/1.jpg", "with": "a/2.jpg", **values})
+    document = get().json()
+    assert document["similarity"] == pytest.approx(0.5)  # (1, 0, 1) and (1, 1, 0), both halved
+    assert np.allclose(document["query"], [[0.25, 0], [0.25, 0]])  # its left half is red
+    assert np.allclose(document["result"], [[0, 0.25], [0, 0.25]])  # and the right half of the other one
+    assert np.allclose(get(crop="0,0,32,48").json()["query"], np.full((2, 2), np.sqrt(0.5) / 4))
+    assert "'x': the gallery has no such image" in error_of(get(**{"with": "x"}), 404)
+    assert "cannot be divided among places" in error_of(
+        client.get("/api/agreement?image=green.jpg&with=mixed.jpg"), 400
+    )
+
+
 def test_ids_open_no_file_outside_of_the_gallery(client):
     for image_id in ("../../etc/passwd", "/etc/passwd", "red/../green.jpg", "", "red", "blue/1.jpg\0"):
         for path in ("/api/picture", "/api/thumbnail", "/api/search"):
@@ -231,24 +250,30 @@ def test_pixels_are_counted_before_they_are_decoded(client, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(uploads, "to_rgb", refuse)
-    for side in (10_000, 20_000):
-        large = encoded(Image.new("1", (side, side)))
-        assert len(large) < 100_000
+    for side in (10_000, 20_000):  # from the second on Pillow itself refuses to open it
+        chunks = [
+            (b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)),
+            (b"IDAT", zlib.compress(b"")),
+            (b"IEND", b""),
+        ]
+        large = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
         line = error_of(client.post("/api/pictures?name=large.png", content=large), 400)
         assert line == "large.png: more than 89 million pixels; choose a smaller picture"
 
 
 def test_bodies_are_bounded_while_they_are_read(client, monkeypatch):
-    read = []
-
-    def endless():
-        for _ in range(10_000):
-            read.append(1)
+    def chunks():  # without a length that is told beforehand
+        for _ in range(30):
             yield b"x" * 100_000
 
     response = client.post("/api/pictures", content=b"x", headers={"Content-Length": "60000000"})
     assert "larger than 50 MB" in error_of(response, 413)
-    assert client.post("/api/pictures", content=endless()).status_code == 413
+    monkeypatch.setattr(api, "MOST_BYTES", 2_000_000)
+    assert client.post("/api/pictures", content=chunks()).status_code == 413
+    assert client.post("/api/pictures", files={"image": b"x" * 2_100_000}).status_code == 413
     monkeypatch.setattr(uploads, "KEPT_BYTES", 1000)
     held = uploads.Uploads()
     first, second = (held.add(encoded(Image.effect_noise((24, 24), n)), str(n)) for n in (30, 60))

@@ -5,6 +5,7 @@ import pytest
 
 from fgis.errors import UserError
 from fgis.retrieval.search import search
+from fgis.web.agreement import split_similarity
 from fgis.web.query import PageQuery, read_page_query
 from fgis.web.ranking import measure_rows, move_query, nearest_distance, rank_rows, similarity
 from tests.web.galleries import gallery_of
@@ -83,6 +84,17 @@ def test_marks_move_the_query_and_keep_its_length():
 def test_similarity_of_distances_that_are_no_cosine():
     assert similarity(np.array([0.0, 1.0]), "unit_euclidean", 1.0).tolist() == [1.0, 0.5]
     assert similarity(np.array([0.0, 2.0, -1.0]), "manhattan", 2.0).tolist() == [1.0, 0.5, 1.0]
+
+
+def test_the_parts_of_a_similarity_sum_to_it():
+    rng = np.random.default_rng(0)
+    places, other = rng.random((3, 5, 8)), rng.random(8)
+    places[..., 2] = 0  # a feature that is nowhere
+    own = np.sqrt(places.mean(axis=(0, 1)))  # prepared as photos are
+    parts = split_similarity(places, own, other)
+    assert parts.shape == (3, 5)
+    assert parts.sum() == pytest.approx(own @ other / np.linalg.norm(own) / np.linalg.norm(other), rel=1e-5)
+    assert parts.min() >= 0
 
 
 def test_a_query_is_read_from_an_address():

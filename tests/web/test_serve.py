@@ -11,7 +11,8 @@ import urllib.request
 
 import pytest
 
-from fgis.commands.serve import Options, list_reranks, listen
+from configs import photos
+from fgis.commands.serve import Options, list_reranks, listen, make_describe_places
 from fgis.errors import UserError
 from fgis.gallery.loaded import no_rerank
 from tests.tiny import ROOT
@@ -37,6 +38,15 @@ def test_rerankings_are_those_of_the_gallery_where_directions_are_compared():
     make = lambda name: (lambda first: first.neighbours) if name == "diffusion" else no_rerank(name)
     assert list(list_reranks(loaded_gallery(pictures)._replace(make_rerank=make))) == ["diffusion"]
     assert list_reranks(loaded_gallery(pictures, "euclidean")._replace(make_rerank=make)) == {}
+
+
+def test_heat_maps_are_made_where_features_are_the_mean_over_places_of_the_whole_picture():
+    config = photos.get_config()
+    assert make_describe_places(config) is not None
+    for key, value in (("pooling", "gem"), ("fit", "crop"), ("image_size", ((224, 224), (320, 320)))):
+        other = photos.get_config()
+        other.features[key] = value
+        assert make_describe_places(other) is None, key
 
 
 @pytest.mark.slow
@@ -66,6 +76,13 @@ def test_a_folder_is_indexed_served_searched_and_the_server_stopped(tmp_path):
             document = json.load(response)
         assert document["results"][0]["image_id"] == "blue/1.png"
         assert document["nearest"] < 1e-3
+        pair = "image=red%2F1.png&with=red%2F2.png"
+        with urllib.request.urlopen(f"{address}/api/agreement?{pair}", timeout=60) as response:
+            parts = json.load(response)
+        with urllib.request.urlopen(f"{address}/api/search?image=red%2F1.png", timeout=60) as response:
+            found = {one["image_id"]: one["similarity"] for one in json.load(response)["results"]}
+        assert sum(map(sum, parts["query"])) == pytest.approx(found["red/2.png"], abs=2e-3)  # as the network gives it
+        assert sum(map(sum, parts["result"])) == pytest.approx(found["red/2.png"], abs=2e-3)
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(b"no HTTP at all\r\n\r\n")

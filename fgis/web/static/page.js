@@ -6,7 +6,7 @@
   let gallery = null, found = null, listed = null, waiting = null;
 
   // ---- the state and its address
-  const ONE = ["image", "picture", "crop", "rerank", "folder", "label", "k", "cut", "compare"];
+  const ONE = ["image", "picture", "crop", "rerank", "folder", "label", "k", "cut", "compare", "heat"];
   const read = () => {
     const values = new URLSearchParams(location.search), state = {};
     for (const key of ONE) state[key] = values.get(key) || "";
@@ -312,7 +312,11 @@
   // ---- side by side
   const drawCompare = (state) => {
     const place = found && state.compare ? listed.findIndex((one) => one.image_id === state.compare) : -1;
-    if (place < 0) { if ($("compare").open) $("compare").close(); return; }
+    if (place < 0) {
+      heated = "";
+      if ($("compare").open) $("compare").close();
+      return;
+    }
     const one = listed[place];
     $("left").src = large(state);
     $("right").src = large({ image: one.image_id });
@@ -335,9 +339,44 @@
       $(button).disabled = !other;
       $(button).onclick = () => other && go({ compare: other.image_id }, true);
     }
+    drawHeat(state, one);
     if (!$("compare").open) $("compare").showModal();
   };
-  const closeCompare = () => { if (read().compare) go({ compare: "" }); };
+  const closeCompare = () => { if (read().compare) go({ compare: "", heat: "" }); };
+  let heated = "";  // the pair whose parts are drawn
+  const drawHeat = async (state, one) => {
+    const wanted = gallery.agreement && state.heat ? address({ ...state, with: one.image_id }, ["image", "picture", "crop", "with"]) : "";
+    $("heat").hidden = !gallery.agreement;
+    $("heat").setAttribute("aria-pressed", Boolean(wanted));
+    if (wanted === heated && wanted) return;
+    heated = wanted;
+    $("left-heat").hidden = $("right-heat").hidden = true;
+    if (!wanted) return;
+    try {
+      const parts = await request("/api/agreement" + wanted);
+      if (heated !== wanted) return;
+      const box = state.crop ? state.crop.split(",").map(Number) : [0, 0, found.width, found.height];
+      setBox($("left-heat"), box[0] / found.width, box[1] / found.height, box[2] / found.width, box[3] / found.height);
+      paintHeat($("left-heat"), parts.query);
+      paintHeat($("right-heat"), parts.result);
+      $("compare-words").textContent += " Bright places make up most of the similarity, dark ones little.";
+    } catch (error) {
+      heated = "";
+      $("compare-words").textContent = error.message;
+    }
+  };
+  const paintHeat = (canvas, parts) => {  // one pixel for each place; the browser blends them
+    const most = Math.max(...parts.flat());
+    canvas.height = parts.length;
+    canvas.width = parts[0].length;
+    const drawing = canvas.getContext("2d"), pixels = drawing.createImageData(canvas.width, canvas.height);
+    parts.flat().forEach((part, place) => {
+      const share = most > 0 ? Math.min(1, Math.max(0, part / most)) : 0;
+      pixels.data.set([8, 10, 14, 225 * (1 - share ** 1.2)], 4 * place);
+    });
+    drawing.putImageData(pixels, 0, 0);
+    canvas.hidden = false;
+  };
 
   // ---- the box on the query, in shares of the picture
   let box = null, start = null;
@@ -434,6 +473,7 @@
   $("clear-marks").addEventListener("click", () => go({ relevant: [], not_relevant: [] }));
   $("error").querySelector("button").addEventListener("click", () => complain(null));
   $("close").addEventListener("click", closeCompare);
+  $("heat").addEventListener("click", () => go({ heat: read().heat ? "" : "1" }, true));
   $("compare").addEventListener("cancel", (event) => { event.preventDefault(); closeCompare(); });
   $("compare").addEventListener("click", (event) => { if (event.target === $("compare")) closeCompare(); });
 
