@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"main"},
     {"commands"},
+    {"web"},
     {"experiment"},
     {"gallery", "report"},
     {"retrieval", "learning", "features"},
