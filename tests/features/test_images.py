@@ -67,3 +67,9 @@ def test_squash_pad_crop():
     assert (cropped == [250, 0, 0]).all()
     assert np.asarray(pad(image, (50, 20))).shape == (50, 20, 3)
     assert pad(Image.new("RGB", (1000, 1)), (32, 32)).size == (32, 32)  # the short side would round to 0
+
+
+def test_every_picture_can_be_cropped_whatever_its_sides():
+    for height in range(1, 60):
+        for width in (1, 7, 31, 57):
+            assert crop(Image.new("RGB", (width, height)), (24, 30)).size == (30, 24)
