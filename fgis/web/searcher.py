@@ -21,7 +21,7 @@ from fgis.retrieval.rerank import DIRECTIONS, Rerank
 from fgis.web.agreement import split_similarity
 from fgis.web.query import PageQuery
 from fgis.web.ranking import measure_rows, move_query, nearest_distance, rank_rows, similarity
-from fgis.web.uploads import Uploads, decode_upload
+from fgis.web.uploads import Uploads
 
 KEPT_FEATURES = 2000  # of pictures and parts of them that were described: going back costs no second description
 SHOWN_SIDE = 1280  # pixels, the longer side of a picture on the page
@@ -60,7 +60,7 @@ class Searcher:
         self.folders = {name: np.array(rows) for name, rows in sorted(folders.items())}
         self._features: OrderedDict[tuple[str, Box | None], np.ndarray] = OrderedDict()
         self._noting = Lock()  # of ``_features``
-        self._describing = Lock()  # one picture at a time in memory, however many requests wait
+        self._describing, self._showing = Lock(), Lock()  # one picture at a time, however many requests wait
 
     def find_row(self, image_id: str) -> int:
         """The row of an image; ``UserError`` where the gallery has none of this id: no file is looked for."""
@@ -163,8 +163,7 @@ class Searcher:
           UserError: there is none, or its file is gone or damaged.
         """
         if key:
-            upload = self.uploads.find(key)
-            return decode_upload(upload.content, upload.name)
+            return self.uploads.read(key)
         self.find_row(image_id)
         image = self.loaded.find_picture(image_id)
         if image is None:
@@ -180,9 +179,11 @@ class Searcher:
 
     def show_picture(self, image_id: str, key: str) -> bytes:
         """The picture as a JPEG for the page, the longer side at most ``SHOWN_SIDE``."""
-        with self._describing:
-            image = self.read_upload_or_image(image_id, key).convert("RGB")
-            image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        with self._showing:
+            image = self.read_upload_or_image(image_id, key)
+            scale = min(1, SHOWN_SIDE / max(image.size))
+            size = [max(1, round(side * scale)) for side in image.size]
+            image = image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=88)
         return buffer.getvalue()

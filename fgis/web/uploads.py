@@ -34,7 +34,9 @@ class Uploads:
     def __init__(self) -> None:
         """Holds nothing yet."""
         self._held: OrderedDict[str, Upload] = OrderedDict()
-        self._lock = Lock()
+        self._lock = Lock()  # of ``_held`` and ``_last``
+        self._decoding = Lock()  # one picture at a time, however many come together
+        self._last: tuple[str, Image.Image] | None = None  # decoded: it is searched with next
 
     def add(self, content: bytes, name: str) -> str:
         """Keeps a picture; returns its key.
@@ -43,12 +45,16 @@ class Uploads:
           UserError: it is too large, or no picture.
         """
         name = visible(name.replace("\\", "/").rpartition("/")[2])[:NAME_LENGTH] or "picture"
-        image = decode_upload(content, name)
-        upload = Upload(name, content, *image.size)
         key = hashlib.sha256(content).hexdigest()
         with self._lock:
-            self._held[key] = upload
-            self._held.move_to_end(key)
+            if key in self._held:  # the same bytes again, maybe under another name
+                self._held[key] = self._held.pop(key)._replace(name=name)
+                return key
+        with self._decoding:
+            image = decode_upload(content, name)
+        with self._lock:
+            self._last = key, image
+            self._held[key] = Upload(name, content, *image.size)
             while sum(len(one.content) for one in self._held.values()) > KEPT_BYTES:
                 self._held.popitem(last=False)
         return key
@@ -64,6 +70,18 @@ class Uploads:
                 raise UserError("this picture is no longer held: the server keeps the last ones only; choose it again")
             self._held.move_to_end(key)
             return self._held[key]
+
+    def read(self, key: str) -> Image.Image:
+        """The whole upright picture of a key, not to be changed; ``UserError`` as ``find``."""
+        upload = self.find(key)
+        with self._lock:
+            if self._last and self._last[0] == key:
+                return self._last[1]
+        with self._decoding:
+            image = decode_upload(upload.content, upload.name)
+        with self._lock:
+            self._last = key, image
+        return image
 
 
 def decode_upload(content: bytes, name: str) -> Image.Image:

@@ -280,6 +280,10 @@ def test_bodies_are_bounded_while_they_are_read(client, monkeypatch):
     with pytest.raises(ValueError, match="no longer held"):
         held.find(first)
     assert held.find(second).name == "60"
+    monkeypatch.setattr(uploads, "decode_upload", None)  # neither the same bytes again nor the last picture is decoded
+    assert held.add(held.find(second).content, "new name") == second
+    assert held.find(second).name == "new name"
+    assert held.read(second).size == (24, 24)
 
 
 def test_a_fault_is_one_line_and_no_traceback(client, loaded):

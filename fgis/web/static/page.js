@@ -294,7 +294,8 @@
     const close = ticks.length === 2 && place(found.limit) - place(found.threshold) < 0.3;
     $("ticks").replaceChildren(...ticks.map(([name, value], number) => {
       const tick = document.createElement("span");
-      tick.className = (number ? "limit" : "threshold") + (close && number ? " low" : "");
+      const edge = place(value) < 0.15 ? " first" : place(value) > 0.85 ? " last" : "";  // no label leaves the page
+      tick.className = (number ? "limit" : "threshold") + (close && number ? " low" : "") + edge;
       tick.textContent = `${name} ${digits(value)}`;
       tick.style.left = `calc(8px + ${place(value)} * (100% - 16px))`;
       return tick;
