@@ -16,7 +16,7 @@ class Options(NamedTuple):
     gallery: Annotated[str, "the folder of the gallery"] = ""
     threshold: Annotated[
         float, "the least agreement of near duplicates, from 0 to 1: the correlation of their grey values"
-    ] = 0.94
+    ] = 0.95
     json: Annotated[bool, "one JSON document on standard output, and nothing else there"] = False
 
 

@@ -20,7 +20,7 @@ from fgis.gallery.loaded import LoadedGallery
 from fgis.ranges import Share, require
 from fgis.retrieval.search import search
 
-THRESHOLD = 0.94  # of the agreement
+THRESHOLD = 0.95  # of the agreement
 SIDE, COARSE, TINY = 64, 16, 8  # pixels of grey copies: to decide, to choose whom to compare, to find candidates
 NEAREST = 8  # candidates of each image by features, and as many by tiny copies
 SMALLEST_PART = 0.88  # of each side: smaller parts of a picture are not looked for
@@ -175,7 +175,7 @@ def _best_correlation(
 ) -> Float[np.ndarray, " p"]:
     """The highest correlation of each piece, brought to (height, width), with any part of that size of its whole."""
     side = wholes.shape[1]
-    small = np.einsum("hs,pst,wt->phw", _scaling(side, height), pieces, _scaling(side, width), optimize=True)
+    small = _scaling(side, height) @ pieces @ _scaling(side, width).T
     small = small - small.mean(axis=(1, 2), keepdims=True)
     parts = sliding_window_view(wholes, (height, width), axis=(1, 2))
     products = np.einsum("pxyhw,phw->pxy", parts, small)
@@ -188,7 +188,9 @@ def _best_correlation(
 
 def _window_sums(pictures: Float[np.ndarray, "p s s"], height: int, width: int) -> Float[np.ndarray, "p y x"]:
     """The sum of every part of a size."""
-    total = np.pad(pictures.astype(np.float64).cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
+    total = np.zeros((len(pictures), *(side + 1 for side in pictures.shape[1:])))
+    np.cumsum(pictures, axis=1, out=total[:, 1:, 1:])
+    np.cumsum(total[:, 1:, 1:], axis=2, out=total[:, 1:, 1:])
     rows = total[:, height:] - total[:, :-height]
     return rows[:, :, width:] - rows[:, :, :-width]
 
@@ -250,8 +252,9 @@ def _describe_group(
         if content[row] == content[first]:
             copies.append(_copy(loaded, row, 1.0, "same bytes"))
             continue
-        (forms,) = _rough_agreements(greys, np.array([[content[first], content[row]]]))
-        found = compare(greys[content[first]], greys[content[row]], forms or range(len(FORMS)))
+        two = greys[content[[first, row]]]
+        (forms,) = _rough_agreements(two, np.array([[0, 1]]))
+        found = compare(two[0], two[1], forms or range(len(FORMS)))
         copies.append(_copy(loaded, row, found.score, _relation(loaded, first, row, found)))
     return DuplicateGroup(tuple(copies))
 
