@@ -1,7 +1,7 @@
 """The JSON API of the page: what every address reads, does and returns. Errors are ``{"error": one line}``."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -18,7 +18,6 @@ from fgis.web.query import read_page_query, read_whole
 from fgis.web.searcher import Searcher
 from fgis.web.uploads import MOST_BYTES
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 PRIVATE = {"Cache-Control": "private, no-cache"}  # kept by the browser, and checked again by its tag
 MOST_IMAGES = 200  # of one page of the gallery
 TOO_LARGE = HTTPException(413, f"the picture is larger than {MOST_BYTES // 1_000_000} MB; choose a smaller one")
@@ -26,6 +25,11 @@ TOO_LARGE = HTTPException(413, f"the picture is larger than {MOST_BYTES // 1_000
 
 def api_routes(searcher: Searcher) -> list[Route]:
     """The routes below ``/api``, for one gallery."""
+    return [*search_routes(searcher), *picture_routes(searcher)]
+
+
+def search_routes(searcher: Searcher) -> list[Route]:
+    """What is computed: the gallery and its images, searches, and where pictures agree."""
 
     async def overview(request: Request) -> Response:
         return JSONResponse(json_types(searcher.overview()))
@@ -38,13 +42,6 @@ def api_routes(searcher: Searcher) -> list[Route]:
         if values.get("spread", "") not in ("", "0"):
             return JSONResponse(json_types(searcher.spread_images(label, folder, count)))
         return JSONResponse(json_types(searcher.list_images(label, folder, start, count)))
-
-    async def add_picture(request: Request) -> Response:
-        content, name = await read_body(request)
-        key = await run_in_threadpool(searcher.uploads.add, content, name)
-        upload = searcher.uploads.find(key)
-        found = {"picture": key, "name": upload.name, "width": upload.width, "height": upload.height}
-        return JSONResponse(found, status_code=201)
 
     async def search_gallery(request: Request) -> Response:
         return await ranked(request.query_params.multi_items())
@@ -65,6 +62,29 @@ def api_routes(searcher: Searcher) -> list[Route]:
         searcher.find_row(image_id)
         return JSONResponse(json_types(await run_in_threadpool(searcher.agree, query, image_id)))
 
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(describe_api(sorted(searcher.reranks)))
+
+    return [
+        Route("/api/gallery", overview),
+        Route("/api/images", images),
+        Route("/api/search", search_gallery, methods=["GET"]),
+        Route("/api/search", search_with_picture, methods=["POST"]),
+        Route("/api/agreement", agreement),
+        Route("/api/openapi.json", openapi),
+    ]
+
+
+def picture_routes(searcher: Searcher) -> list[Route]:
+    """What comes in and is shown: uploads, pictures and thumbnails."""
+
+    async def add_picture(request: Request) -> Response:
+        content, name = await read_body(request)
+        key = await run_in_threadpool(searcher.uploads.add, content, name)
+        upload = searcher.uploads.find(key)
+        found = {"picture": key, "name": upload.name, "width": upload.width, "height": upload.height}
+        return JSONResponse(found, status_code=201)
+
     async def thumbnail(request: Request) -> Response:
         image_id = request.query_params.get("image", "")
         row = searcher.find_row(image_id)
@@ -78,21 +98,11 @@ def api_routes(searcher: Searcher) -> list[Route]:
             tag = f'"{searcher.loaded.records[searcher.find_row(image_id)].sha256 or tag[1:-1]}"'
         return await tagged(request, tag, "image/jpeg", lambda: searcher.show_picture(image_id, key))
 
-    async def openapi(request: Request) -> Response:
-        return JSONResponse(describe_api(sorted(searcher.reranks)))
-
-    table: list[tuple[str, str, Endpoint]] = [
-        ("/api/gallery", "GET", overview),
-        ("/api/images", "GET", images),
-        ("/api/pictures", "POST", add_picture),
-        ("/api/search", "GET", search_gallery),
-        ("/api/search", "POST", search_with_picture),
-        ("/api/agreement", "GET", agreement),
-        ("/api/thumbnail", "GET", thumbnail),
-        ("/api/picture", "GET", picture),
-        ("/api/openapi.json", "GET", openapi),
+    return [
+        Route("/api/pictures", add_picture, methods=["POST"]),
+        Route("/api/thumbnail", thumbnail),
+        Route("/api/picture", picture),
     ]
-    return [Route(path, endpoint, methods=[method]) for path, method, endpoint in table]
 
 
 async def tagged(request: Request, tag: str, media_type: str, make: Callable[[], bytes]) -> Response:

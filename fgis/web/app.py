@@ -112,4 +112,4 @@ async def refuse_http(request: Request, error: Exception) -> Response:
 
 async def report_failure(request: Request, error: Exception) -> Response:
     """What a fault of ours looks like to the client: one line; the traceback is on the terminal."""
-    return JSONResponse({"error": f"the server failed: {type(error).__name__}; its terminal says where"}, 500)
+    return JSONResponse({"error": f"the server failed: {type(error).__name__}; its terminal says where"}, 500, HEADERS)

@@ -293,8 +293,9 @@ def test_a_fault_is_one_line_and_no_traceback(client, loaded):
     broken = TestClient(
         make_app(loaded._replace(describe=fail)), base_url="http://localhost", raise_server_exceptions=False
     )
-    line = error_of(broken.post("/api/search", content=encoded(scene(("red", "blue")))), 500)
-    assert line == "the server failed: RuntimeError; its terminal says where"
+    response = broken.post("/api/search", content=encoded(scene(("red", "blue"))))
+    assert "content-security-policy" in response.headers
+    assert error_of(response, 500) == "the server failed: RuntimeError; its terminal says where"
     assert broken.get("/api/gallery").status_code == 200
 
 
