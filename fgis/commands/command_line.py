@@ -177,6 +177,10 @@ def _load(argument: str | None, workdir: Path | None, mode: str, gallery: str) -
         if not isinstance(saved, dict):
             raise UserError(f"--workdir={workdir}: holds no config.json of a run; name the experiment by --config")
         return differences.from_plain(saved).lock()
+    if "gallery" in COMMANDS[mode].Options._fields:
+        raise UserError(
+            "--gallery: missing; name the folder of a gallery (or, for images of an experiment, a --config)"
+        )
     raise UserError("--config: missing; name an experiment, such as --config=configs/ukbench.py")
 
 

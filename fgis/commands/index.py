@@ -24,15 +24,14 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     """
     from tqdm import tqdm
 
-    from fgis.errors import UserError, naming
+    from fgis.errors import UserError
     from fgis.experiment import galleries
     from fgis.experiment.differences import to_plain
 
     if not options.gallery:
         raise UserError("--gallery: missing; name the folder of the gallery, such as --gallery=gallery")
     gallery = Path(options.gallery).expanduser()
-    with naming("--images="):
-        scan, root = galleries.scan_images(options.images, gallery)
+    scan, root = galleries.scan_images(options.images, gallery)
     print(f"{len(scan.files)} images in {root}{_others(scan.others)}", flush=True)
     plain = to_plain(config)
     about = galleries.About(root, plain, str(workdir.absolute()) if workdir else "", None, "")

@@ -158,8 +158,9 @@ def scan_images(images: str, gallery: str | Path) -> tuple[Scan, str]:
     held = read_about(gallery)
     if not images and held is None:
         raise UserError(f"--images: missing; name the folder whose images {gallery} is to hold")
-    root = os.path.abspath(os.path.expanduser(images)) if images else held.images if held else ""
-    return scan_folder(root), root
+    root = images or (held.images if held else "")
+    with naming("--images="):
+        return scan_folder(root), os.path.abspath(os.path.expanduser(root))
 
 
 def _search_gallery(
