@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -9,6 +10,7 @@ from fgis.distances import pairwise_distances
 from fgis.gallery.search import SAMPLED
 from fgis.retrieval.operating_point import OperatingPoint, choose_operating_point
 
+_block_distances = jax.jit(pairwise_distances, static_argnums=2)
 MISSED = 0.05  # of the gallery's own images: the share whose nearest other image lies beyond the limit
 
 Blocks = Callable[[], Iterable[tuple[int, Float[np.ndarray, "b f"]]]]  # (first row, prepared features) of each block
@@ -61,7 +63,7 @@ def own_operating_point(
     mates = np.zeros(len(queries), bool)
     for start, block in blocks():
         here = slice(start, start + len(block))
-        distances = np.array(pairwise_distances(vectors, block, distance), np.float64)
+        distances = np.array(_block_distances(vectors, block, distance), np.float64)
         distances[contents[queries][:, None] == contents[here]] = np.inf
         alike = objects[queries][:, None] == objects[here]
         mates |= (alike & np.isfinite(distances)).any(axis=1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
@@ -15,6 +16,7 @@ from fgis.retrieval.operating_point import OperatingPoint, choose_operating_poin
 from fgis.retrieval.rerank import FirstSearch, Rerank
 from fgis.retrieval.search import Gallery, search
 
+_compiled_distances = jax.jit(pairwise_distances, static_argnums=2)  # one program, not one for each operation
 SAMPLED = 2000  # images of the gallery, at most, that an operating point is chosen on
 
 
@@ -91,13 +93,14 @@ def rank_picture(
     rows, distance = np.arange(len(gallery.labels)), gallery.prepared.distance
     k = min(options.k, len(rows))
     neighbours = search(query, gallery.prepared, k)
-    nearest = float(search(prepared, gallery.judging, 1).distances[0, 0])
+    own = gallery.judging is not gallery.prepared  # otherwise the first search has answered this as well
+    nearest = float((search(prepared, gallery.judging, 1) if own else neighbours).distances[0, 0])
     if options.rerank:
         neighbours = options.rerank(FirstSearch(query, gallery.embeddings, rows, distance, neighbours))
     elif options.farthest:
-        distances = np.asarray(pairwise_distances(query, gallery.embeddings, distance))
+        distances = np.asarray(_compiled_distances(query, gallery.embeddings, distance))
         order = np.argsort(-distances, axis=1, kind="stable")[:, :k]
         neighbours = Neighbours(order, np.take_along_axis(distances, order, axis=1))
-    judged = np.asarray(pairwise_distances(prepared, gallery.features[neighbours.rows[0]], distance))[0]
+    judged = np.asarray(_compiled_distances(prepared, gallery.features[neighbours.rows[0]], distance))[0]
     stage("search")
     return PictureRanking(neighbours, nearest, judged, milliseconds)
