@@ -89,7 +89,10 @@ def find_duplicates(
     rough = _rough_agreements(greys, pairs)
     close = [(int(a), int(b), forms) for (a, b), forms in zip(pairs, rough, strict=True) if forms]
     for done, (a, b, forms) in enumerate(close, 1):
-        if _root(joined, a) != _root(joined, b) and compare(greys[a], greys[b], forms, threshold).score >= threshold:
+        if (
+            _root(joined, a) != _root(joined, b)
+            and compare_pictures(greys[a], greys[b], forms, threshold).score >= threshold
+        ):
             joined[_root(joined, a)] = _root(joined, b)
         progress(done, len(close))
     members: dict[int, list[int]] = {}
@@ -99,7 +102,7 @@ def find_duplicates(
     return sorted(groups, key=lambda group: (-len(group.copies), group.copies[0].image_id))
 
 
-def compare(
+def compare_pictures(
     a: UInt8[np.ndarray, "s s"], b: UInt8[np.ndarray, "s s"], forms: Sequence[int], enough: float = THRESHOLD
 ) -> Agreement:
     """The best agreement of two grey copies, over some forms of the second, whole and as parts of each other.
@@ -254,7 +257,7 @@ def _describe_group(
             continue
         two = greys[content[[first, row]]]
         (forms,) = _rough_agreements(two, np.array([[0, 1]]))
-        found = compare(two[0], two[1], forms or range(len(FORMS)))
+        found = compare_pictures(two[0], two[1], forms or range(len(FORMS)))
         copies.append(_copy(loaded, row, found.score, _relation(loaded, first, row, found)))
     return DuplicateGroup(tuple(copies))
 

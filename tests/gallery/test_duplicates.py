@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgis.gallery.duplicates import FORMS, _read_grey, _turn, compare, find_duplicates
+from fgis.gallery.duplicates import FORMS, _read_grey, _turn, compare_pictures, find_duplicates
 from fgis.gallery.index import index_folder, make_thumbnail
 from fgis.gallery.loaded import LoadedGallery
 from fgis.gallery.scan import scan_folder
@@ -117,9 +117,9 @@ def test_the_forms_are_what_their_names_say():
 def test_agreement_is_a_correlation_and_says_which_is_a_part_of_which():
     grey = lambda image: _read_grey(make_thumbnail(image))
     whole, part = grey(large(0)), grey(large(0).crop((20, 5, 236, 167)))
-    assert compare(whole, part, [0])[1:] == (0, "second")
-    assert compare(part, whole, [0])[1:] == (0, "first")
-    assert compare(whole, whole, [0]).score == pytest.approx(1)
+    assert compare_pictures(whole, part, [0])[1:] == (0, "second")
+    assert compare_pictures(part, whole, [0])[1:] == (0, "first")
+    assert compare_pictures(whole, whole, [0]).score == pytest.approx(1)
     brighter = (whole // 2 + 60).astype(np.uint8)  # brightness and contrast do not matter
-    assert compare(whole, brighter, [0]).score > 0.999
-    assert compare(whole, grey(large(7)), range(8)).score < 0.8
+    assert compare_pictures(whole, brighter, [0]).score > 0.999
+    assert compare_pictures(whole, grey(large(7)), range(8)).score < 0.8
