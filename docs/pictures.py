@@ -1,9 +1,9 @@
-"""The picture on the first page: queries and their nearest neighbours among photographs that scikit-image ships.
+"""The pictures on the first page, of photographs that scikit-image ships: a search, and the search page.
 
     python -m docs.pictures
 
 Each photograph becomes an object with four views (cut, turned, lit in another way) in a gallery, and for some of them a
-fifth view is searched with. Needs `pip install -e '.[test]'`; the weights of MobileNetV2 are fetched once.
+fifth view is searched with. Needs `pip install -e '.[test]'`, and Chromium for the picture of the page.
 """
 
 import contextlib
@@ -11,6 +11,10 @@ import io
 import json
 import math
 import os
+import re
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +24,8 @@ from skimage import data
 
 from fgis.main import main
 
-PICTURE = Path(__file__).parent / "pictures" / "search.webp"
+PICTURES = Path(__file__).parent / "pictures"
+PAGE_SIZE, PAGE_SHOWN = (1280, 830), (1040, 674)
 OBJECTS = ["brick", "camera", "chelsea", "clock", "coffee", "coins", "grass", "gravel", "hubble_deep_field"]
 OBJECTS += ["immunohistochemistry", "retina", "rocket"]
 QUERIES = ["chelsea", "coffee", "rocket"]
@@ -108,21 +113,43 @@ def draw(documents: list[dict]) -> Image.Image:
     return picture
 
 
+def photograph_page() -> Image.Image:
+    """The search page of the photographs, searched with one of them, as Chromium draws it."""
+    assert main(["--mode=index", "--images=photos", "--gallery=gallery"]) == 0
+    command = [sys.executable, "-m", "fgis.main", "--mode=serve", "--gallery=gallery", "--port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.:]+", line)))
+        try:
+            subprocess.run([
+                "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                "--virtual-time-budget=8000", f"--window-size={PAGE_SIZE[0]},{PAGE_SIZE[1]}", "--screenshot=page.png",
+                f"{address}/?image={OBJECTS[4]}%2F0.jpg",
+            ], check=True, capture_output=True)  # fmt: skip
+        finally:
+            server.terminate()
+    return Image.open("page.png").convert("RGB").resize(PAGE_SHOWN, Image.Resampling.LANCZOS)
+
+
 def render() -> None:
-    """Extracts, searches and writes the picture."""
-    here = os.getcwd()
+    """Extracts, indexes, searches and writes the pictures."""
+    here, pictures = os.getcwd(), {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
             write_photos()
             call("--mode=extract")
             documents = json.loads(call("--mode=search", "--image=queries", f"--k={SHOWN}", "--json"))
-            picture = draw(documents)
+            pictures["search"] = draw(documents)
+            if shutil.which("chromium"):
+                pictures["page"] = photograph_page()
         finally:
             os.chdir(here)
-    PICTURE.parent.mkdir(exist_ok=True)
-    picture.save(PICTURE, quality=82, method=6)
-    print(f"{PICTURE}: {PICTURE.stat().st_size // 1000} kB")
+    PICTURES.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        path = PICTURES / f"{name}.webp"
+        picture.save(path, quality=82, method=6)
+        print(f"{path}: {path.stat().st_size // 1000} kB")
 
 
 if __name__ == "__main__":

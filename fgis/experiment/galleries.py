@@ -140,7 +140,7 @@ def load_gallery(
     root, describer = Path(about.images), cache(lambda: _load_extractor(settings, about.weights_sha256))
     wanted = extraction_settings(settings.features)
     search = _search_gallery(settings, scoring, records, features, head)
-    made = f"{len(records)} images of {about.images}, described by {settings.features.backbone}"
+    made = f"{len(records)} images of {Path(about.images).name}, described by {settings.features.backbone}"
     return LoadedGallery(
         search=search._replace(labels=labels, point=point),
         records=records,

@@ -114,8 +114,18 @@ class Run:
         return build_scoring(self.settings)
 
     def read_prepared(self, rows: np.ndarray) -> Float[np.ndarray, "m f"]:
-        """The prepared features of some rows of the feature file."""
-        return np.asarray(self.scoring.prepare(self.rows.read(rows)))
+        """The prepared features of some rows of the feature file.
+
+        Raises:
+          UserError: they are not finite, though those of the file are.
+        """
+        prepared = np.asarray(self.scoring.prepare(self.rows.read(rows)))
+        if not np.isfinite(prepared).all():
+            power = self.settings.inputs.power
+            raise UserError(
+                f"config.inputs.power: {power:g} makes features infinite; write a number near 1, or extract them again"
+            )
+        return prepared
 
     @cached_property
     def features(self) -> Float[np.ndarray, "n f"]:

@@ -17,6 +17,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from experiments import grid, reranking
+from fgis.commands import command_line
 from fgis.main import main
 from fgis.report import plots
 from tests.docs.blocks import all_blocks, bash_lines, write_photo, write_photos
@@ -29,7 +30,11 @@ SHORT = (
 SETUP = (  # what a line begins with that installs something, or is a tool of its own
     "python3 -m venv", "source .venv", "pip install", "pre-commit install", "pytest", "mkdocs build",
 )  # fmt: skip
-LINES = [(page, line) for page, line in bash_lines() if not page.startswith("docs/extending/")]
+LATER = ("docs/map.md", "docs/galleries.md")  # pages that use what others have trained or indexed
+LINES = sorted(
+    [(page, line) for page, line in bash_lines() if not page.startswith("docs/extending/")],
+    key=lambda found: found[0] in LATER,
+)
 COMMANDS = [line for _, line in LINES if line.startswith("python -m fgis.main")]
 EXAMPLES = [line for _, line in LINES if line.startswith("python examples/")]
 BENCHMARKS = [line for _, line in LINES if line.startswith("python -m experiments.benchmarks.")]
@@ -145,6 +150,9 @@ def test_the_commands_and_the_python_of_the_pages_work(place, monkeypatch, capsy
             _, script, *arguments = line.split()
             monkeypatch.setattr(sys, "argv", [script, *arguments])
             runpy.run_path(script, run_name="__main__")
+        elif "--mode=serve" in line:  # it would not end; tests/web serves for real
+            assert command_line.parse(adapted(line)).options.gallery == "gallery"
+            assert (place / "gallery" / "gallery.json").exists()
         else:
             assert main(adapted(line)) == 0, f"{line}: {capsys.readouterr().err}"
         if line == FIRST:
