@@ -83,6 +83,8 @@ def index_gallery(
             _refuse_other_images(held, about, gallery)
             _refuse_other_features(config, held, gallery)
             about = about._replace(weights_sha256=held.weights_sha256)
+            if not about.workdir:
+                about = about._replace(workdir=held.workdir, step=held.step)
         if about.workdir:
             _open_head(config, about.workdir, about.step)
         _write_about(gallery, about)

@@ -238,3 +238,37 @@ def test_the_configuration_is_that_of_the_gallery(place):
     parsed = command_line.parse(["--mode=search", "--gallery=gallery", "--config.rerank.name=none"]).config
     assert (parsed.distance, parsed.features.backbone) == ("euclidean", "mobilenet_075")
     assert command_line.parse(["--mode=search", "--gallery=gallery", "--config=photos"]).config.distance == "cosine"
+
+
+@pytest.mark.slow
+def test_a_run_embeds_the_images_of_a_gallery(call, place):
+    """A head that was trained on features of the same network, named when the gallery is made or searched."""
+    features = (f"--config.features.path={place / 'f.h5'}", f"--config.features.images={place / 'sorted'}")
+    short = (
+        "--config.train.total_steps=4", "--config.train.record_every_steps=2",
+        "--config.train.checkpoint_every_steps=2", "--config.evaluation.resamples=20", "--config.seeds=1",
+        "--config.folds=2", "--config.head.residual.rank=4",
+        "--config.sampler.pk.classes=3", "--config.optimizer.adam.learning_rate=0.05",
+    )  # fmt: skip
+    assert call("extract", "--config=photos", *features, *TINY)[0] == 0
+    assert call("train", "--config=photos", "--workdir=run", *features, *TINY, *short)[0] == 0
+    code, _, errors = call("index", "--images=sorted", "--gallery=trained", "--workdir=run")
+    assert code == 0, errors
+    assert call("index", "--images=sorted", "--gallery=frozen", *TINY)[0] == 0
+    image = f"--image={place / 'plain' / '3.png'}"
+
+    def distances(*arguments):
+        code, output, errors = call("search", image, "--json", "--k=8", *arguments)
+        assert code == 0, errors
+        return [one["distance"] for one in json.loads(output)["results"]]
+
+    trained, frozen = distances("--gallery=trained"), distances("--gallery=frozen")
+    assert np.abs(np.subtract(trained, frozen)).max() > 1e-4
+    assert distances("--gallery=frozen", "--workdir=run") == pytest.approx(trained, abs=1e-6)
+    assert distances("--gallery=trained", "--step=2") != pytest.approx(trained, abs=1e-6)
+    assert json.loads((place / "trained" / "gallery.json").read_text())["workdir"] == str(place / "run")
+    assert call("index", "--gallery=trained")[0] == 0  # the run is remembered
+    assert distances("--gallery=trained") == pytest.approx(trained, abs=1e-6)
+    other = ("--config=photos", *TINY, "--config.features.pooling=max")
+    code, _, errors = call("index", "--images=sorted", "--gallery=trained", *other)
+    assert (code, errors.count("\n")) == (2, 1)
