@@ -21,7 +21,7 @@ from fgis.features.images import read_image
 from fgis.gallery import index
 from fgis.gallery.loaded import LoadedGallery
 from fgis.gallery.own_point import number_labels_of, own_operating_point
-from fgis.gallery.scan import Scan, scan_folder
+from fgis.gallery.scan import Scan, register_plugins, scan_folder
 from fgis.gallery.search import SearchGallery
 from fgis.gallery.store import DATABASE, ImageRecord, Store, open_store, writing
 from fgis.ranges import nearest
@@ -116,6 +116,7 @@ def load_gallery(
       UserError: there is no gallery, it is empty or damaged, or was made in another way than ``config`` says; or the
         run does not fit it.
     """
+    register_plugins()
     place = Path(gallery).expanduser()
     about = read_about(place)
     if about is None:
@@ -247,7 +248,6 @@ def _load_extractor(settings: ExperimentSettings, weights_sha256: str) -> extrac
 
 
 def _find_picture(root: Path, image_id: str) -> Image.Image | None:
-    index.register_plugins()
     try:
         return read_image(root / image_id)
     except Exception:  # gone, or decoders raise whatever the damage leads them to

@@ -11,7 +11,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from PIL import Image
 from fgis.errors import UserError
 from fgis.features.extract import Extractor, Settings, fit_image
 from fgis.features.images import to_rgb
-from fgis.gallery.scan import PLUGIN, ImageFile, Scan
+from fgis.gallery.scan import PLUGIN, ImageFile, Scan, register_plugins
 from fgis.gallery.store import Content, ImageRecord, Store
 
 THUMBNAIL = 320  # pixels, the longer side
@@ -88,14 +87,16 @@ def index_folder(
     bad: list[tuple[str, str]] = []
     pending: list[Read] = []
     network: list[Extractor] = []
+    known = store.contents()
 
     def commit() -> None:
         if any(one.pixels for one in pending) and not network:
             network.append(load())
         _commit(store, pending, network[0] if network else None, settings.batch_size)
+        known.update(one.sha256 for one in pending)  # copies that come later need not be decoded
         pending.clear()
 
-    for done, one in enumerate(_read_files(wanted, store.contents(), settings), 1):
+    for done, one in enumerate(_read_files(wanted, known, settings), 1):
         old = held.get(one.file.image_id)
         if one.reason:
             bad.append((_printable(one.file.image_id), one.reason))
@@ -125,17 +126,6 @@ def make_thumbnail(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-@cache
-def register_plugins() -> bool:
-    """Lets Pillow read HEIC, where the package pillow-heif is installed; whether it is."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
-
-
 def _looks_new(file: ImageFile, old: ImageRecord | None) -> bool:
     return old is None or (file.bytes, file.modified_ns, file.label) != (old.bytes, old.modified_ns, old.label)
 
@@ -143,6 +133,7 @@ def _looks_new(file: ImageFile, old: ImageRecord | None) -> bool:
 def _read_files(files: Sequence[ImageFile], known: set[str], settings: Settings) -> Iterator[Read]:
     """What became of each file, in order; some batches are read ahead."""
     register_plugins()
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # too large pictures are errors
     pool = ThreadPoolExecutor(DECODING_THREADS)
     coming: deque[Future[Read]] = deque()
     try:
@@ -168,8 +159,7 @@ def _read_file(file: ImageFile, known: set[str], settings: Settings) -> Read:
         sha256 = hashlib.sha256(content).hexdigest()
         if sha256 in known:
             return Read(file, sha256)
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as opened:
-            warnings.simplefilter("ignore")  # of large pictures and odd EXIF; too large ones are errors
+        with Image.open(io.BytesIO(content)) as opened:
             taken = _time_of_exposure(opened)
             image = to_rgb(opened)
         return Read(file, sha256, image.size, taken, make_thumbnail(image), fit_image(image, settings))

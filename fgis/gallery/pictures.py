@@ -10,6 +10,7 @@ from PIL import Image
 
 from fgis.errors import UserError
 from fgis.features.images import SUFFIXES, read_image
+from fgis.gallery.scan import MORE_SUFFIXES, register_plugins
 
 Box = tuple[int, int, int, int]  # x, y, width and height in pixels of the upright picture
 
@@ -50,7 +51,7 @@ def picture_paths(place: str | Path) -> list[Path]:
     if not place.is_dir():
         return [place]
     files = (path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
-    paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in files if path.suffix.lower() in (*SUFFIXES, *MORE_SUFFIXES))
     if not paths:
         raise UserError(f"{place}: no image in this folder; name one with files such as photo.jpg")
     return paths
@@ -65,6 +66,7 @@ def read_picture(path: Path, crop: Box | None = None) -> QueryPicture:
     began = perf_counter()
     if not path.exists():
         raise UserError(f"{path}: no such file; name a picture, or a folder of pictures")
+    register_plugins()
     try:
         image = read_image(path)
     except Exception as error:  # decoders raise whatever the damage leads them to

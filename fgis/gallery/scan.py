@@ -4,6 +4,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,17 @@ def scan_folder(root: str | Path) -> Scan:
     if not files:
         raise UserError(f"{root}: no image in this folder; name one with files such as photo.jpg, at any depth")
     return Scan(sorted(files), dict(others.most_common()))
+
+
+@cache
+def register_plugins() -> bool:
+    """Lets Pillow read HEIC, where the package pillow-heif is installed; whether it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result | None]]:

@@ -133,6 +133,23 @@ def test_pictures_are_upright_and_their_time_is_kept(images, index, tmp_path):
             store.thumbnail("nowhere.jpg")
 
 
+def test_copies_of_what_is_stored_already_are_not_decoded(images, index):
+    for number in range(30):
+        shutil.copy(images / "3.png", images / f"copy{number:02}.png")
+    done, network = index()
+    assert (done.images, done.added) == (36, 36)
+    assert network.described < 20  # those that were read ahead, before the first was stored
+
+
+def test_heic_is_read_where_the_plugin_is_installed(images, index, tmp_path):
+    plugin = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed; pip install pillow-heif")
+    plugin.register_heif_opener()
+    photo(40, (128, 96)).save(images / "photo.heic")
+    done, _ = index()
+    assert done.bad == ()
+    assert (held(tmp_path)["photo.heic"][0].width, held(tmp_path)["photo.heic"][0].height) == (128, 96)
+
+
 def test_features_that_are_not_finite_are_refused(images, tmp_path):
     (tmp_path / "gallery").mkdir()
     broken = Network()
