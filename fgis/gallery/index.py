@@ -110,11 +110,17 @@ def index_folder(
             commit()
         progress(done, len(wanted))
     commit()
-    broken = {image_id for image_id, _ in bad} & set(held)  # they were fine when they were indexed last
+    removed = len(gone) + _forget(store, bad, set(held))
+    seconds = time.perf_counter() - began
+    return Indexed(images=store.count(), removed=removed, bad=tuple(bad), seconds=seconds, **counts)
+
+
+def _forget(store: Store, bad: Sequence[tuple[str, str]], held: set[str]) -> int:
+    """Removes what is broken now and was not before, and contents without an image; the number of the former."""
+    broken = {image_id for image_id, _ in bad} & held
     store.remove(broken)
     store.purge(bad)
-    seconds = time.perf_counter() - began
-    return Indexed(images=store.count(), removed=len(gone) + len(broken), bad=tuple(bad), seconds=seconds, **counts)
+    return len(broken)
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
