@@ -9,6 +9,7 @@ from fgis.commands import (
     duplicates,
     evaluate,
     explore,
+    export,
     extract,
     index,
     search,
@@ -25,4 +26,5 @@ COMMANDS: dict[str, ModuleType] = {
     "search": search,
     "serve": serve,
     "explore": explore,
+    "export": export,
 }

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
@@ -13,6 +13,9 @@ from fgis.gallery.engines import Engine, Hit, exports, milvus
 from fgis.gallery.engines.exact import ExactEngine
 from fgis.gallery.store import ImageRecord
 from fgis.retrieval.search import search
+
+with suppress(ImportError):  # now, since it closes the streams of all loggers: those of a test would be pytest's own
+    import pymilvus  # noqa: F401
 
 ODD = ['a/it\'s "odd".jpg', "b\\d/é 山\n.jpg", "c%_.jpg"]
 POINTS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
@@ -40,7 +43,7 @@ def make(request, tmp_path):
 
 def needs_milvus():
     for name in ("pymilvus", "milvus_lite"):
-        pytest.importorskip(name, reason=f"{name} is not installed; pip install 'pymilvus' 'milvus-lite'")
+        pytest.importorskip(name, reason=f"{name} is not installed; pip install '.[engines]'")
 
 
 def record(image_id="a.jpg", label="", **more):
@@ -182,7 +185,7 @@ def test_an_address_that_cannot_be_opened_is_one_line(address, words, tmp_path, 
 
 
 def test_parquet_holds_images_and_provenance(tmp_path, monkeypatch):
-    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed; pip install 'pyarrow'")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed; pip install '.[engines]'")
     monkeypatch.setattr(exports, "BLOCK", 2)
     records = [record(image_id, label) for image_id, label in zip(ODD, ["x", "", "é"])]
     exports.write_parquet(tmp_path / "g.parquet", records, POINTS, {"distance": "cosine", "step": None})
@@ -198,7 +201,7 @@ def test_parquet_holds_images_and_provenance(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("distance", sorted(exports.FAISS_DISTANCES))
 def test_the_index_of_faiss_ranks_as_the_exact_search(distance, tmp_path):
-    faiss = pytest.importorskip("faiss", reason="faiss is not installed; pip install 'faiss-cpu'")
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed; pip install '.[engines]'")
     embeddings = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     records = [record(f"{row:02}", "x") for row in range(40)]
     ids = exports.write_faiss(tmp_path / "g.faiss", records, embeddings, distance, {"distance": distance})
@@ -216,7 +219,7 @@ def test_the_index_of_faiss_ranks_as_the_exact_search(distance, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_one_line_and_the_old_one_stays(tmp_path):
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed; pip install 'pyarrow'")
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed; pip install '.[engines]'")
     (tmp_path / "file").write_text("old")
     with pytest.raises(UserError, match="cannot be written"):
         exports.write_parquet(tmp_path / "file" / "g.parquet", [record()], POINTS[:1], {})
@@ -236,6 +239,6 @@ def test_a_file_that_cannot_be_written_is_one_line_and_the_old_one_stays(tmp_pat
 )
 def test_a_missing_library_is_one_line(library, write, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, library, None)
-    with pytest.raises(UserError, match=rf"{library}.* is not installed; pip install '"):
+    with pytest.raises(UserError, match=rf"{library}.* is not installed; pip install '.\[engines\]'"):
         write(tmp_path / "g")
     assert list(tmp_path.iterdir()) == []

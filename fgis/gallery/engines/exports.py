@@ -37,7 +37,7 @@ def write_parquet(
     Raises:
       UserError: pyarrow is not installed, or the file cannot be written.
     """
-    with _installed(path, "pyarrow"):
+    with _installed(path):
         import pyarrow as pa
         from pyarrow import parquet
     embeddings = np.ascontiguousarray(embeddings, np.float32)
@@ -84,7 +84,7 @@ def write_faiss(
     """
     if distance not in FAISS_DISTANCES:
         raise ValueError(f"distance: {distance!r} found; faiss has no flat index for it, Parquet holds any embeddings")
-    with _installed(path, "faiss-cpu"):
+    with _installed(path):
         import faiss
     metric = faiss.METRIC_INNER_PRODUCT if distance in PRODUCTS else faiss.METRIC_L2
     vectors = prepare_queries(embeddings, distance, "embeddings")
@@ -106,13 +106,11 @@ def _to_json(provenance: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _installed(path: str | Path, package: str) -> Iterator[None]:
+def _installed(path: str | Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(
-            f"{path}: {error.name} is not installed; pip install '{package}' installs what writes it"
-        ) from error
+        raise UserError(f"{path}: {error.name} is not installed; pip install '.[engines]' installs it") from error
 
 
 @contextmanager

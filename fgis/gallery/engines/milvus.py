@@ -32,7 +32,7 @@ DEEPEST = 16_384  # candidates that Milvus gives at most
 MARGIN, WIDER = 6, 8  # candidates beyond k, and times as many where they are not enough
 SECONDS = 10  # in which a server has to answer when it is opened
 DISTANCE, SOURCE = "fgis.distance", "fgis.source"  # properties of a collection
-WITHOUT = "is not installed; pip install 'pymilvus' 'milvus-lite' installs what Milvus needs"
+WITHOUT = "is not installed; pip install '.[engines]' installs what Milvus needs"
 
 
 class MilvusEngine:
@@ -109,6 +109,11 @@ class MilvusEngine:
         distances = self._measure.finish(keys)
         order = sorted(range(len(rows)), key=lambda place: (distances[place], rows[place][0]))[:k]
         return [Hit(*rows[place], float(distances[place])) for place in order]
+
+    def flush(self) -> None:
+        """Has the index built over what was written, instead of at some later time."""
+        with one_line(self._collection):
+            self._client.flush(self._collection)
 
     def close(self) -> None:
         """Closes the connection."""
