@@ -163,6 +163,12 @@ def test_a_collection_is_not_mixed_with_other_embeddings(tmp_path):
         milvus.open_milvus(address, "chi2", 3)
     with closing(milvus.open_milvus(address, "cosine", 3, source="mine")) as engine:
         assert engine.image_ids() == sorted(ODD)
+        with pytest.raises(ValueError, match="k: 16385 found; of embeddings of this size Milvus gives 16384 at most"):
+            engine.search(POINTS[0], 16_385)
+        with closing(milvus.connect(address)) as client:
+            client.drop_collection("fgis")  # as somebody else might, meanwhile
+        with pytest.raises(UserError, match=r"fgis: Milvus says: .*fgis"):
+            engine.search(POINTS[0], 1)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ FLAT = {"index_type": "FLAT", "params": {}}
 NUMBERS = 1 << 20  # of embeddings that are sent at a time: 4 MiB; a server refuses messages of 64 MiB
 IDS = 1000  # that are deleted at a time
 DEEPEST = 16_384  # candidates that Milvus gives at most
+FETCHED = 1 << 23  # numbers of their embeddings at most: 32 MiB, so that an answer is no message that is refused
 MARGIN, WIDER = 6, 8  # candidates beyond k, and times as many where they are not enough
 SECONDS = 10  # in which a server has to answer when it is opened
 DISTANCE, SOURCE = "fgis.distance", "fgis.source"  # properties of a collection
@@ -43,6 +44,7 @@ class MilvusEngine:
         self._client, self._collection = client, collection
         self._measure, self._distance, self._dimensions = find_measure(distance), distance, dimensions
         self._approximate = approximate  # then widening the search would promise nothing
+        self._deepest = min(DEEPEST, FETCHED // dimensions)
 
     def upsert(self, image_ids: Sequence[str], labels: Sequence[str], embeddings: Float[np.ndarray, "n d"]) -> None:
         """Adds images, or replaces those of the same ids, some thousands at a time.
@@ -91,21 +93,24 @@ class MilvusEngine:
           UserError: the server cannot be reached any more.
         """
         wanted = check_search(k, where)
-        if k > DEEPEST:
-            raise ValueError(f"k: {k} found; Milvus gives {DEEPEST} at most")
+        if k > self._deepest:
+            raise ValueError(f"k: {k} found; of embeddings of this size Milvus gives {self._deepest} at most")
         (query,) = prepare_queries(np.asarray(vector)[None], self._distance)
         self._require_size(len(query), "vector")
         if not all(wanted.values()):
             return []  # one field may have no value at all
-        text, depth = " and ".join(one_of(name, values) for name, values in wanted.items()), min(k + MARGIN, DEEPEST)
+        text, depth = (
+            " and ".join(one_of(name, values) for name, values in wanted.items()),
+            min(k + MARGIN, self._deepest),
+        )
         while True:
             rows, vectors = self._fetch(query, depth, text)
             keys = self._measure.exact(query, vectors)
-            if len(rows) < depth or depth == DEEPEST or self._approximate:
+            if len(rows) < depth or depth == self._deepest or self._approximate:
                 break
             if np.partition(keys, k - 1)[k - 1] < _least_hidden(query, vectors, keys, self._measure):
                 break
-            depth = min(WIDER * depth, DEEPEST)
+            depth = min(WIDER * depth, self._deepest)
         distances = self._measure.finish(keys)
         order = sorted(range(len(rows)), key=lambda place: (distances[place], rows[place][0]))[:k]
         return [Hit(*rows[place], float(distances[place])) for place in order]
@@ -240,7 +245,7 @@ def _create(client: Any, name: str, dimensions: int, properties: dict[str, str],
     schema.add_field("label", DataType.VARCHAR, max_length=1024)
     schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=dimensions)
     indexes = client.prepare_index_params()
-    indexes.add_index("embedding", metric_type=METRICS[properties[DISTANCE]], **index)
+    indexes.add_index("embedding", index_name="embedding", metric_type=METRICS[properties[DISTANCE]], **index)
     client.create_collection(
         name, schema=schema, index_params=indexes, properties=properties, consistency_level="Strong"
     )
