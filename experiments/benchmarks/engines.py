@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fgis.gallery.engines.exact import ExactEngine
 from fgis.retrieval.search import search
 
 DIMENSIONS, K, QUERIES, CENTRES = 256, 10, 50, 1000
+FILE, COLLECTION = "rows.db", "rows"
 INDEXES: dict[str, dict[str, Any]] = {
     "flat": {"index_type": "FLAT", "params": {}},
     "ivf": {"index_type": "IVF_FLAT", "params": {"nlist": 1024}},
@@ -50,8 +52,17 @@ def make_engine(name: str, folder: str) -> Engine:
     """An empty engine."""
     if name == "exact":
         return ExactEngine("cosine")
-    address = str(Path(folder) / "rows.db")
-    return milvus.open_milvus(address, "cosine", DIMENSIONS, index=INDEXES[name], create=True)
+    return milvus.open_milvus(
+        str(Path(folder) / FILE), "cosine", DIMENSIONS, collection=COLLECTION, index=INDEXES[name], create=True
+    )
+
+
+def build_index(folder: str) -> None:
+    """Milvus-lite builds an index when rows are loaded, and until then compares them all."""
+    with closing(milvus.connect(str(Path(folder) / FILE))) as client:
+        client.flush(COLLECTION)
+        client.release_collection(COLLECTION)
+        client.load_collection(COLLECTION)
 
 
 def measure(name: str, rows: int) -> dict[str, Any]:
@@ -63,7 +74,7 @@ def measure(name: str, rows: int) -> dict[str, Any]:
         began = time.perf_counter()
         engine.upsert([f"{row:09}" for row in range(rows)], [""] * rows, gallery)
         if isinstance(engine, milvus.MilvusEngine):
-            engine.flush()
+            build_index(folder)
         engine.search(queries[0], K)
         filled = time.perf_counter() - began
         seconds, found = [], []

@@ -1,7 +1,7 @@
 """A gallery for other programs, by the command line; the network is one that takes no time."""
 
 import json
-from contextlib import closing, suppress
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,10 +10,8 @@ from fgis.experiment.galleries import load_gallery
 from fgis.features import extract
 from fgis.gallery.engines import milvus
 from fgis.main import main
+from tests.gallery.engines import needs_milvus
 from tests.gallery.photos import Network, save
-
-with suppress(ImportError):  # now, since it closes the streams of all loggers: those of a test would be pytest's own
-    import pymilvus  # noqa: F401
 
 TINY = ("--config.features.backbone=mobilenet_075", "--config.features.weights=none",
         "--config.features.image_size=(64,64)")  # fmt: skip
@@ -61,8 +59,7 @@ def test_files_hold_the_embeddings_of_the_gallery(call, tmp_path):
 
 
 def test_a_collection_follows_the_gallery(call, tmp_path):
-    for name in ("pymilvus", "milvus_lite"):
-        pytest.importorskip(name, reason=f"{name} is not installed; pip install '.[engines]'")
+    needs_milvus()
     assert (
         call("export", "--to=milvus:photos.db")[1].splitlines()[1].startswith("collection fgis of photos.db: 4 images")
     )

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from experiments.benchmarks import engines, timing
+from tests.gallery.engines import needs_milvus
 
 
 @pytest.mark.parametrize("names", ["exact", "exact,flat"])
 def test_exact_engines_find_every_neighbour(names, monkeypatch, capsys):
     if "flat" in names:
-        pytest.importorskip("pymilvus", reason="pymilvus is not installed; pip install '.[engines]'")
-        pytest.importorskip("milvus_lite", reason="milvus_lite is not installed; pip install '.[engines]'")
+        needs_milvus()
     monkeypatch.setattr(engines, "QUERIES", 3)
     monkeypatch.setattr(timing, "apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(sys, "argv", ["engines", "--rows=200", f"--engines={names}"])

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from contextlib import closing, suppress
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -13,9 +13,7 @@ from fgis.gallery.engines import Engine, Hit, exports, milvus
 from fgis.gallery.engines.exact import ExactEngine
 from fgis.gallery.store import ImageRecord
 from fgis.retrieval.search import search
-
-with suppress(ImportError):  # now, since it closes the streams of all loggers: those of a test would be pytest's own
-    import pymilvus  # noqa: F401
+from tests.gallery.engines import needs_milvus
 
 ODD = ['a/it\'s "odd".jpg', "b\\d/é 山\n.jpg", "c%_.jpg"]
 POINTS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
@@ -39,11 +37,6 @@ def make(request, tmp_path):
     yield make
     for engine in opened:
         engine.close()
-
-
-def needs_milvus():
-    for name in ("pymilvus", "milvus_lite"):
-        pytest.importorskip(name, reason=f"{name} is not installed; pip install '.[engines]'")
 
 
 def record(image_id="a.jpg", label="", **more):

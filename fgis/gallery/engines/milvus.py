@@ -115,11 +115,6 @@ class MilvusEngine:
         order = sorted(range(len(rows)), key=lambda place: (distances[place], rows[place][0]))[:k]
         return [Hit(*rows[place], float(distances[place])) for place in order]
 
-    def flush(self) -> None:
-        """Has the index built over what was written, instead of at some later time."""
-        with one_line(self._collection):
-            self._client.flush(self._collection)
-
     def close(self) -> None:
         """Closes the connection."""
         self._client.close()
