@@ -74,7 +74,7 @@ def pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Cut out the largest centred part with the aspect ratio of ``size`` (height, width), and resize it to that."""
     scale = max(size[0] / image.height, size[1] / image.width)
-    # The shorter side is kept whole: divided and multiplied, it may come out longer by a rounding, which Pillow refuses.
+    # One side is kept whole: divided and multiplied, it may come out longer by a rounding, which Pillow refuses.
     height, width = min(size[0] / scale, image.height), min(size[1] / scale, image.width)
     left, top = (image.width - width) / 2, (image.height - height) / 2
     return image.resize(size[::-1], Image.Resampling.BILINEAR, (left, top, left + width, top + height))
