@@ -27,6 +27,7 @@ from fgis.experiment.run import Run
 from fgis.learning import checkpoint
 from fgis.report import contents, examples, metrics_log, render, summary
 from fgis.report.neighbours import write_neighbours
+from fgis.report.rates import rates_words
 from fgis.retrieval.search import search
 
 SHOWN = 6  # queries of a kind in a report, and neighbours of each
@@ -80,14 +81,15 @@ def report_on(run: Run, *, triplet_file: str = "", strict: bool = False, neighbo
             folder / "neighbours.h5", run.rows.image_ids, run.rows.labels, *all_neighbours(run, found.trained)
         )
         print(folder / "neighbours.h5")
-    if folder == run.place and (point := run.compute_operating_point()):
+    point = run.compute_operating_point()
+    if folder == run.place and point:
         operating_point.write_point(folder, run.scoring.distance, point)
-    write_report(run, folder, found.evaluations, show_examples(run, found))
+    write_report(run, folder, found.evaluations, show_examples(run, found), rates_words(point))
     return folder
 
 
 def write_report(
-    run: Run, folder: Path, evaluations: Mapping[str, Any], shown: examples.Examples | None = None
+    run: Run, folder: Path, evaluations: Mapping[str, Any], shown: examples.Examples | None = None, rates: str = ""
 ) -> None:
     """``report.html`` and ``report.json`` in ``folder``, and the tables on the terminal.
 
@@ -101,6 +103,7 @@ def write_report(
         "versions": contents.versions(),
         "collapsed": [list(run.plans[number]) for number in metrics_log.collapsed_runs(history)],
         "idle": [list(run.plans[number]) for number in metrics_log.idle_runs(history)],
+        "search_rates": rates,  # in words: how often a search among these images would be wrong
         "published": list(run.settings.evaluation.published) if run.shows_its_collection else [],
         "evaluations": evaluations,
     }

@@ -13,6 +13,7 @@ from fgis.files import json_types, replacing, write_text
 from fgis.report.examples import show_label, thumbnail
 from fgis.report.fonts import choose_font, visible
 from fgis.report.pages import render_template
+from fgis.report.rates import rates_words
 from fgis.retrieval.operating_point import OperatingPoint, Verdict, judge_distance
 
 SIDE = 320  # pixels, the longer side of the query on a page and of any image that is kept for one
@@ -77,21 +78,6 @@ def verdict_words(result: SearchResult) -> str:
     return f"not sure: the nearest{name} at {result.nearest:.4f}, between the threshold {point.threshold:.4f}{limit}"
 
 
-def rates_words(result: SearchResult) -> str:
-    """How often the verdict errs, as a sentence; "" where nothing tells."""
-    point = result.point
-    if point is None:
-        return ""
-    alarms = f"{100 * point.false_alarms:.0f} % of photos of other objects"
-    if math.isnan(point.detection):
-        return f"Estimated on this gallery: {alarms} would be taken for one of its objects."
-    return (
-        f"Estimated on this gallery: {100 * point.detection:.0f} % of new photos of its objects, if they resemble its "
-        f"own photos, and {alarms} would be within the threshold; {100 * point.missed:.0f} % of the former beyond the "
-        "limit."
-    )
-
-
 def search_html(result: SearchResult) -> str:
     """The page of one query: it needs no other file, and shows names where there are no pictures."""
     matches = [(match, thumbnail(match.picture, 160) if match.picture else "") for match in result.matches]
@@ -100,7 +86,7 @@ def search_html(result: SearchResult) -> str:
         result=result,
         verdict=verdict(result),
         words=verdict_words(result),
-        rates=rates_words(result),
+        rates=rates_words(result.point),
         query=thumbnail(result.picture, SIDE),
         matches=matches,
     )
@@ -222,6 +208,6 @@ def search_text(result: SearchResult) -> str:
     ]
     table = tabulate(listed, headers=("rank", "image id", "label", "distance"), disable_numparse=True)
     stages = ", ".join(f"{stage} {value:.0f}" for stage, value in result.milliseconds.items())
-    rates = rates_words(result)
+    rates = rates_words(result.point)
     head = f"{visible(result.path)}: {verdict_words(result)}" + (f"\n{rates}" if rates else "")
     return f"{head}\n\n{table}\n\n{result.order}; milliseconds: {stages}"

@@ -86,6 +86,8 @@ def _name_runs(runs: Sequence[Sequence[int]]) -> str:
 def report_text(report: Mapping[str, Any]) -> str:
     """The summary and the tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
     parts = [paragraph(report) + "\n"]
+    if rates := report.get("search_rates"):
+        parts.append(f"Searching with new photos. {rates}\n")
     if warned := warning(report):
         parts.insert(0, warned + "\n")
     for table in tables(report):

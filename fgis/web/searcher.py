@@ -17,6 +17,7 @@ from fgis.errors import UserError, naming
 from fgis.gallery.loaded import LoadedGallery
 from fgis.gallery.pictures import Box
 from fgis.report import search_page
+from fgis.report.rates import rates_words
 from fgis.retrieval.rerank import DIRECTIONS, Rerank
 from fgis.web.agreement import split_similarity
 from fgis.web.query import PageQuery
@@ -268,7 +269,7 @@ class Searcher:
         order = result.order if plain else "of a part"  # the verdict is about the nearest image of the whole gallery
         return {
             "words": search_page.verdict_words(result._replace(order=order)),
-            "rates": search_page.rates_words(result),
+            "rates": rates_words(result.point),
             "order": result.order,
             "searched": len(self.labels) if rows is None else len(rows),
             "width": described.width,

@@ -106,6 +106,9 @@ def test_the_operating_point_is_chosen_on_the_features(run, features):
     assert (point["version"], point["distance"]) == (2, "cosine")
     for name, value in expected._asdict().items():
         assert point[name] == pytest.approx(value, abs=1e-5)
+    words = f"{100 * expected.false_alarms:.0f} % of photos of other objects"
+    assert words in json.loads((run / "report.json").read_text())["search_rates"]
+    assert words in (run / "report.html").read_text()
 
 
 def own_report(workdir):

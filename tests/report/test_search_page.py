@@ -9,6 +9,7 @@ from PIL import Image
 
 from fgis.report import search_page
 from fgis.report.fonts import choose_font
+from fgis.report.rates import rates_words
 from fgis.report.search_page import Match, SearchResult
 from fgis.retrieval.operating_point import OperatingPoint
 
@@ -55,14 +56,14 @@ def test_the_verdict_is_where_the_nearest_lies_between_threshold_and_limit(point
 
 
 def test_the_rates_stand_beside_the_verdict():
-    words = search_page.rates_words(result())
+    words = rates_words(POINT)
     assert "86 % of new photos of its objects" in words
     assert "9 % of photos of other objects would be within the threshold; 5 % of the former beyond" in words
     assert words in search_page.search_html(result())
     assert words in search_page.search_text(result())
-    lone = search_page.rates_words(result(POINT._replace(detection=float("nan"), missed=float("nan"))))
+    lone = rates_words(POINT._replace(detection=float("nan"), missed=float("nan")))
     assert lone == ("Estimated on this gallery: 9 % of photos of other objects would be taken for one of its objects.")
-    assert search_page.rates_words(result(None)) == ""
+    assert rates_words(None) == ""
 
 
 def test_the_page_needs_no_other_file_and_shows_names_where_there_are_no_pictures():
