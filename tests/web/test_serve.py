@@ -63,9 +63,13 @@ def test_a_folder_is_indexed_served_searched_and_the_server_stopped(tmp_path, st
         [*call, "--mode=index", f"--images={tmp_path / 'photos'}"], cwd=ROOT, check=True, capture_output=True
     )
     server = subprocess.Popen(
-        [*started_by, *call, "--mode=serve", "--port=0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*started_by, *call, "--mode=serve", "--port=0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
     try:
         lines = [server.stdout.readline() for _ in range(3)]
         assert lines[0] == "fgis serve\n"
