@@ -67,9 +67,9 @@ def override(config: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     if chance.random() < 0.25:
         config["memory"] = {"size": chance.choice([0, 5, 24, 64]), "warmup_steps": chance.choice([0, 2])}
     for _ in range(2):
-        group = chance.choice([*CHOICES, "inputs", "train", "evaluation"])
+        group = chance.choice([*CHOICES, "inputs", "evaluation"])
         options = config[group].get(config[group]["name"], {}) if group in CHOICES else config[group]
-        if options and group not in ("train",):
+        if options:
             options[chance.choice(list(options))] = chance.choice(VALUES)
     return config
 
