@@ -271,9 +271,9 @@ class Run:
                 f"config.features.weights: {settings.weights!r} here are not the weights that the gallery's features "
                 f"were made with (SHA-256 {own[:12]} and {held[:12]}); name that file, or extract the gallery again"
             )
-        if tuple(self.rows.shape[1:]) != tuple(extractor.shape):
+        if tuple(self.rows.shape[1:]) != (shape := tuple(extractor.find_shape())):
             raise UserError(
-                f"config.features: describe an image by features of shape {tuple(extractor.shape)}, but the gallery "
+                f"config.features: describe an image by features of shape {shape}, but the gallery "
                 f"holds {tuple(self.rows.shape[1:])}; set backbone, image_size and pooling to those of its extraction"
             )
         return lambda image: extract.describe(extractor, settings, image)

@@ -59,7 +59,7 @@ class Extractor(NamedTuple):
     """A backbone with its pooling, ready to run."""
 
     run: Callable[[tuple[np.ndarray, ...]], jax.Array]  # one uint8 [b, h, w, 3] per image size -> [b, ...] float32
-    shape: tuple[int, ...]  # of one image's features
+    find_shape: Callable[[], tuple[int, ...]]  # of one image's features; a function, since it traces the network
     source: Mapping[str, Any]  # attributes of the feature file
 
 
@@ -110,7 +110,6 @@ def load_extractor(settings: Settings) -> Extractor:
     on_cpu = jax.default_backend() == "cpu"
     compiled = jax.jit(_in_small_batches(lower_convolutions(features)) if on_cpu else features)
     one = tuple(jax.ShapeDtypeStruct((1, *size, 3), np.uint8) for size in sizes)
-    shape = jax.eval_shape(features, params, one).shape[1:]
     on_device = jax.device_put(params)
     source = {
         "fgis_version": _version("fgis"),
@@ -125,7 +124,8 @@ def load_extractor(settings: Settings) -> Extractor:
         "filter": "bilinear",
         "pillow_version": PIL.__version__,
     }
-    return Extractor(lambda scales: compiled(on_device, scales), shape, source)
+    find_shape = lambda: jax.eval_shape(features, params, one).shape[1:]
+    return Extractor(lambda scales: compiled(on_device, scales), find_shape, source)
 
 
 def fit_image(image: Image.Image, settings: Settings) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
@@ -190,7 +190,7 @@ def extract(
     extractor = load_extractor(settings)
     source = {**extractor.source, "collection": collection.name, "collection_sha256": fingerprint(collection)}
     header = json.loads(json.dumps({**source, "backend": jax.default_backend(), "jax": jax.__version__}))
-    with journal.open_journal(journal_path, header, extractor.shape, settings.batch_size) as log:
+    with journal.open_journal(journal_path, header, extractor.find_shape(), settings.batch_size) as log:
         start, total = len(log.good), len(collection.labels)
         resumed = min(start * log.rows, total)
         if resumed:

@@ -7,19 +7,20 @@ that was killed leaves a temporary folder, which the next opening ignores.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from fgis.base import TrainState
 from fgis.errors import UserError
 
+if TYPE_CHECKING:  # imported where it is used: it takes longer than a search
+    import orbax.checkpoint as ocp
+
 
 @contextmanager
-def open_checkpoints(directory: str | Path, read_only: bool = False) -> Iterator[ocp.CheckpointManager]:
+def open_checkpoints(directory: str | Path, read_only: bool = False) -> Iterator["ocp.CheckpointManager"]:
     """The checkpoints under ``directory``; leaving the context waits for the saves under way.
 
     Args:
@@ -29,6 +30,9 @@ def open_checkpoints(directory: str | Path, read_only: bool = False) -> Iterator
     Yields:
       Orbax's manager, which keeps the latest checkpoint and the best one.
     """
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers as policies
+
     latest_and_best = policies.AnyPreservationPolicy(
         [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1)]
     )
@@ -39,7 +43,7 @@ def open_checkpoints(directory: str | Path, read_only: bool = False) -> Iterator
         yield manager
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState, config: Mapping[str, Any], loss: float) -> None:
+def save(manager: "ocp.CheckpointManager", state: TrainState, config: Mapping[str, Any], loss: float) -> None:
     """Saves the state of all runs under their common step.
 
     Args:
@@ -48,6 +52,8 @@ def save(manager: ocp.CheckpointManager, state: TrainState, config: Mapping[str,
       config: JSON types, saved beside it.
       loss: decides which checkpoint is the best (the lowest).
     """
+    import orbax.checkpoint as ocp
+
     step = int(np.ravel(state.step)[0])
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(state.params),
@@ -57,7 +63,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, config: Mapping[str,
     manager.save(step, args=items, metrics={"loss": loss}, force=True)
 
 
-def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> TrainState | None:
+def restore_latest(manager: "ocp.CheckpointManager", like: TrainState) -> TrainState | None:
     """The latest state.
 
     Args:
@@ -67,6 +73,8 @@ def restore_latest(manager: ocp.CheckpointManager, like: TrainState) -> TrainSta
     Returns:
       The state, or None where nothing was saved.
     """
+    import orbax.checkpoint as ocp
+
     step = manager.latest_step()
     if step is None:
         return None
@@ -97,6 +105,8 @@ def restore_params(directory: str | Path, step: int | None = None) -> tuple[int,
     Raises:
       UserError: the folder holds no checkpoints, or none of this step; the line names the folder and the steps it has.
     """
+    import orbax.checkpoint as ocp
+
     folder = Path(directory) / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{directory}: no checkpoints here; train first, or name the folder of a finished run")

@@ -1,5 +1,6 @@
 """Fonts for pictures with text: no character is drawn as an empty box."""
 
+import importlib.util
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -37,9 +38,10 @@ def choose_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     The font is the first of DejaVu Sans and the installed fonts of ``CJK_FONTS`` that has every character; where none
     has, it is DejaVu Sans, and the characters that it lacks are escaped.
     """
-    shown = visible(text)
+    shown, latin = visible(text), _latin_font()
+    if shown.isascii():  # which the font has; nothing slow is imported to ask it
+        return shown, ImageFont.truetype(latin, size)
     wanted = frozenset(map(ord, shown))
-    latin = _latin_font()
     path = latin
     if not wanted <= _code_points(latin):
         path = next((font for font in _cjk_fonts() if wanted <= _code_points(font)), latin)
@@ -47,9 +49,11 @@ def choose_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
 
 
 def _latin_font() -> str:
-    import matplotlib  # which ships it
-
-    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+    """The path of the font that matplotlib ships, which is slow to import."""
+    spec = importlib.util.find_spec("matplotlib")
+    assert spec
+    assert spec.origin
+    return str(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 @cache

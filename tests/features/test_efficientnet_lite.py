@@ -52,6 +52,13 @@ def test_the_sizes_are_those_published(name):
     assert layers["_conv_head"]["kernel"].shape[3] == backbone.channels
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_listed_shapes_are_those_of_the_traced_network(name):
+    network = EfficientNetLite(**BACKBONES[name].options)
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    assert network_layers(network) == jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+
+
 def test_channels_of_stages_are_multiples_of_eight():
     scaled = [efficientnet_lite._scaled(channels, 1.1) for channels in (16, 24, 40, 80, 112, 192, 320)]
     assert scaled == [16, 24, 48, 88, 120, 208, 352]  # 17.6, 26.4, 44, 88, 123.2, 211.2, 352

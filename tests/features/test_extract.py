@@ -31,7 +31,8 @@ def stand_in(monkeypatch):
             return np.concatenate([images.mean((1, 2), dtype=np.float32) for images in scales], -1)
 
         source = {key: getattr(settings, key) for key in ("backbone", "weights", "image_size", "fit", "pooling")}
-        return extraction.Extractor(run, (3 * len(extraction.store.image_sizes(settings.image_size)),), source)
+        shape = (3 * len(extraction.store.image_sizes(settings.image_size)),)
+        return extraction.Extractor(run, lambda: shape, source)
 
     monkeypatch.setattr(extraction, "load_extractor", load)
     return calls
@@ -253,7 +254,7 @@ def test_nothing_but_bad_images(tmp_path, stand_in):
 @pytest.mark.parametrize(("scale", "dtype"), [(1, np.float16), (364, np.float32)])
 def test_float16_where_it_fits(ten, tmp_path, monkeypatch, scale, dtype):
     def load(*settings):
-        return extraction.Extractor(lambda scales: scales[0].mean((1, 2)) * np.float32(scale), (3,), {})
+        return extraction.Extractor(lambda scales: scales[0].mean((1, 2)) * np.float32(scale), lambda: (3,), {})
 
     monkeypatch.setattr(extraction, "load_extractor", load)
     extract(load_collection("folder", str(ten)), str(tmp_path / "x.h5"), SETTINGS)
@@ -267,7 +268,7 @@ def test_features_that_are_not_finite(ten, tmp_path, monkeypatch):
         features = scales[0].mean((1, 2), dtype=np.float32)
         return np.where(features[:, :1] == 120, np.nan, features)  # image 6
 
-    monkeypatch.setattr(extraction, "load_extractor", lambda *settings: extraction.Extractor(run, (3,), {}))
+    monkeypatch.setattr(extraction, "load_extractor", lambda *settings: extraction.Extractor(run, lambda: (3,), {}))
     with pytest.raises(UserError, match=r"^image 'class1/6.png': its features are not finite"):
         extract(load_collection("folder", str(ten)), str(tmp_path / "x.h5"), SETTINGS)
 
@@ -333,7 +334,7 @@ def test_real_network_spatial_pooled_and_multi_scale():
     maps = load_extractor(settings._replace(pooling="spatial"))
     pooled = load_extractor(settings)
     twice = load_extractor(settings._replace(image_size=((64, 96), (64, 96))))
-    assert maps.shape == (2, 3, 768)
+    assert maps.find_shape() == (2, 3, 768)
     assert maps.source["weights_sha256"] == pooled.source["weights_sha256"]
     assert maps.source["preprocessing"] == "tf"
     average = np.asarray(maps.run((batch,))).mean((1, 2))

@@ -34,7 +34,7 @@ class Network:
 
     def __call__(self, settings=None) -> Extractor:
         self.loaded += 1
-        return Extractor(self.run, (192,), {"weights_sha256": "5" * 64})
+        return Extractor(self.run, lambda: (192,), {"weights_sha256": "5" * 64})
 
     def run(self, scales):
         self.described += int(scales[0].any(axis=(1, 2, 3)).sum())

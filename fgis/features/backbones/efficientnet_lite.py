@@ -10,8 +10,9 @@ import hashlib
 import importlib.util
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,6 +33,17 @@ BATCH_NORMS = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv
 Tensors = dict[str, np.ndarray]
 
 
+class Block(NamedTuple):
+    """One block: expansion, depthwise convolution, projection."""
+
+    name: str
+    kernel: int  # pixels, of the depthwise convolution
+    stride: int
+    channels: int  # of its input
+    hidden: int  # in between; as many as ``channels``: no expansion
+    out: int
+
+
 class EfficientNetLite(nn.Module):
     """The network without its classifier: [b, h, w, 3] in [-1, 1] -> [b, h/32, w/32, 1280], sides rounded up.
 
@@ -45,18 +57,11 @@ class EfficientNetLite(nn.Module):
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b oh ow c"]:
         """Stem, stages, head; a block adds its input where that has the shape of its output."""
         x = nn.relu6(_convolution("_conv_stem", STEM, 3, stride=2)(x))
-        number = 0
-        for stage, (repeats, kernel, first_stride, expansion, channels) in enumerate(STAGES):
-            if 0 < stage < len(STAGES) - 1:
-                repeats = math.ceil(repeats * self.depth)
-            for repeat in range(repeats):
-                stride, name, y = 1 if repeat else first_stride, f"_blocks.{number}.", x
-                if expansion > 1:
-                    y = nn.relu6(_convolution(f"{name}_expand_conv", expansion * x.shape[-1])(y))
-                hidden = y.shape[-1]
-                y = nn.relu6(_convolution(f"{name}_depthwise_conv", hidden, kernel, stride, groups=hidden)(y))
-                y = _convolution(f"{name}_project_conv", _scaled(channels, self.width))(y)
-                x, number = x + y if x.shape == y.shape else y, number + 1
+        for name, kernel, stride, channels, hidden, out in network_blocks(self):
+            y = nn.relu6(_convolution(f"{name}_expand_conv", hidden)(x)) if hidden > channels else x
+            y = nn.relu6(_convolution(f"{name}_depthwise_conv", hidden, kernel, stride, groups=hidden)(y))
+            y = _convolution(f"{name}_project_conv", out)(y)
+            x = x + y if x.shape == y.shape else y
         return nn.relu6(_convolution("_conv_head", HEAD)(x))
 
 
@@ -98,10 +103,33 @@ def load_efficientnet_lite(name: str, backbone: Backbone, weights: str) -> Loade
     return apply, leaves, digest
 
 
+def network_blocks(network: EfficientNetLite) -> Iterator[Block]:
+    """The blocks of a network, in order."""
+    channels, number = STEM, 0
+    for stage, (repeats, kernel, first_stride, expansion, wanted) in enumerate(STAGES):
+        if 0 < stage < len(STAGES) - 1:
+            repeats = math.ceil(repeats * network.depth)
+        out = _scaled(wanted, network.width)
+        for repeat in range(repeats):
+            stride = 1 if repeat else first_stride
+            yield Block(f"_blocks.{number}.", kernel, stride, channels, expansion * channels, out)
+            channels, number = out, number + 1
+
+
 def network_layers(network: EfficientNetLite) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
-    """The shapes of the kernel and the bias of every layer, by name; nothing is computed."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    return jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    """The shapes of the kernel and the bias of every layer, by name; listed, since tracing the network takes longer."""
+    kernels: dict[str, tuple[int, ...]] = {"_conv_stem": (3, 3, 3, STEM)}
+    for name, kernel, _, channels, hidden, out in network_blocks(network):
+        if hidden > channels:
+            kernels[f"{name}_expand_conv"] = (1, 1, channels, hidden)
+        kernels[f"{name}_depthwise_conv"] = (kernel, kernel, 1, hidden)
+        kernels[f"{name}_project_conv"] = (1, 1, hidden, out)
+    kernels["_conv_head"] = (1, 1, out, HEAD)
+    parts = lambda shape: {"kernel": shape, "bias": shape[-1:]}
+    return {
+        name: {part: jax.ShapeDtypeStruct(one, np.float32) for part, one in parts(shape).items()}
+        for name, shape in kernels.items()
+    }
 
 
 def _fold(layer: str, shapes: dict[str, Any], tensors: Tensors) -> Tensors:
