@@ -27,7 +27,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     form, target = _read_target(options)
     from fgis.errors import UserError, naming
     from fgis.experiment.differences import to_plain
-    from fgis.experiment.galleries import load_gallery
+    from fgis.experiment.engines import collection_source
+    from fgis.experiment.galleries import load_gallery, read_about
     from fgis.gallery.engines import exports, milvus
 
     loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
@@ -37,7 +38,9 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         raise UserError(
             f"--to={options.to}: {form} has no {distance} distance; {FORMS['parquet']} holds any embeddings"
         )
-    provenance = _provenance(config, workdir, options, loaded)
+    about = read_about(Path(options.gallery).expanduser())
+    assert about is not None  # the gallery was loaded
+    provenance = _provenance(config, workdir, options, loaded, about)
     with naming(f"--to={form}:"):
         if form == "parquet":
             exports.write_parquet(target, loaded.records, embeddings, provenance)
@@ -45,7 +48,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         elif form == "faiss":
             written = f"{target} and {exports.write_faiss(target, loaded.records, embeddings, distance, provenance)}"
         else:
-            written = _to_milvus(target, loaded, provenance, options.collection)
+            source = collection_source(about, str(workdir.absolute()) if workdir else "")
+            written = _to_milvus(target, loaded, source, options.collection)
     count, size = embeddings.shape
     print(f"{written}: {count} images, {size} numbers each ({loaded.search.words})")
 
@@ -71,14 +75,11 @@ def _read_target(options: Options) -> tuple[str, str]:
     return form, target if is_address else str(Path(target).expanduser())
 
 
-def _provenance(config: Any, workdir: Path | None, options: Options, loaded: Any) -> dict[str, Any]:
+def _provenance(config: Any, workdir: Path | None, options: Options, loaded: Any, about: Any) -> dict[str, Any]:
     """What the embeddings are of, for whoever finds them without this gallery."""
     from fgis import __version__
     from fgis.experiment.differences import to_plain
-    from fgis.experiment.galleries import read_about
 
-    about = read_about(Path(options.gallery).expanduser())
-    assert about is not None  # the gallery was loaded
     return {
         "fgis": __version__,
         "made": loaded.made,
@@ -91,15 +92,13 @@ def _provenance(config: Any, workdir: Path | None, options: Options, loaded: Any
     }
 
 
-def _to_milvus(address: str, loaded: Any, provenance: dict[str, Any], collection: str) -> str:
+def _to_milvus(address: str, loaded: Any, source: str, collection: str) -> str:
     """Brings the collection to the state of the gallery: what is gone leaves after what is there was written."""
-    import json
     from contextlib import closing
 
     from fgis.gallery.engines import milvus
 
     search = loaded.search
-    source = json.dumps({name: provenance[name] for name in ("images", "weights_sha256", "workdir")}, sort_keys=True)
     opened = milvus.open_milvus(
         address, search.prepared.distance, search.embeddings.shape[1], collection=collection, source=source,
         create=True,

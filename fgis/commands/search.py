@@ -34,6 +34,8 @@ class Options(NamedTuple):
     farthest: Annotated[bool, "list the farthest images first"] = False
     json: Annotated[bool, "one JSON document on standard output, and nothing else there"] = False
     step: Annotated[int | None, "the checkpoint whose heads embed; the latest without it"] = None
+    engine: Annotated[str, "milvus:ADDRESS: search the collection that --mode=export wrote there"] = ""
+    collection: Annotated[str, "the collection of Milvus"] = "fgis"
 
 
 def run(config: Any, workdir: Path | None, options: Options) -> None:
@@ -87,6 +89,8 @@ def _check(options: Options, workdir: Path | None) -> Any:
 
     if options.step is not None and workdir is None and not options.gallery:
         raise UserError(f"--step={options.step}: of which run? name its --workdir as well, or leave --step out")
+    if options.engine and not options.gallery:
+        raise UserError(f"--engine={options.engine}: searches a gallery; name it by --gallery")
     if not options.image:
         raise UserError("--image: missing; name the picture to search with, or a folder of pictures")
     if options.k < 1:
@@ -126,6 +130,11 @@ def _open_gallery(config: Any, workdir: Path | None, options: Options) -> Search
     from fgis.experiment.galleries import load_gallery
 
     loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
+    if options.engine:
+        from fgis.experiment.engines import search_by_engine
+
+        absolute = str(workdir.absolute()) if workdir else ""
+        loaded = search_by_engine(loaded, options.gallery, options.engine, absolute, options.collection)
 
     def find_label(row: int) -> tuple[int, str]:
         label = int(loaded.search.labels[row])

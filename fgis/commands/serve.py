@@ -18,6 +18,9 @@ class Options(NamedTuple):
     port: Annotated[int, "where the page listens; 0 for any free port"] = 8000
     host: Annotated[str, "the address that the page listens on; 0.0.0.0 shows it to the whole network"] = "127.0.0.1"
     step: Annotated[int | None, "the checkpoint whose heads embed; the latest without it"] = None
+    heads: Annotated[str, "further runs whose heads can be chosen on the page: their folders, with commas"] = ""
+    engine: Annotated[str, "milvus:ADDRESS: search the collection that --mode=export wrote there"] = ""
+    collection: Annotated[str, "the collection of Milvus"] = "fgis"
 
 
 def run(config: Any, workdir: Path | None, options: Options) -> None:
@@ -39,12 +42,16 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     from threading import Thread
 
     from fgis.experiment.differences import to_plain
+    from fgis.experiment.engines import search_by_engine
     from fgis.experiment.galleries import load_gallery
     from fgis.web.app import HOSTS, make_app
 
     listening = listen(options)  # before anything slow: a port that is taken is said at once
     with listening:
-        loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
+        more = [name for name in options.heads.split(",") if name]
+        loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step, more)
+        absolute = str(workdir.absolute()) if workdir else ""
+        loaded = search_by_engine(loaded, options.gallery, options.engine, absolute, options.collection)
         hosts = ["*"] if options.host in EVERYWHERE else [*HOSTS, options.host]
         places = make_describe_places(config)
         app = make_app(loaded, reranks=list_reranks(loaded), describe_places=places, hosts=hosts)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from fgis.experiment.run import Run, embed_with
 from fgis.features import extract
 from fgis.features.images import read_image
 from fgis.gallery import index
-from fgis.gallery.loaded import LoadedGallery
+from fgis.gallery.loaded import FEATURES, LoadedGallery
 from fgis.gallery.own_point import number_labels_of, own_operating_point
 from fgis.gallery.scan import Scan, register_plugins, scan_folder
 from fgis.gallery.search import SearchGallery
@@ -102,7 +102,11 @@ def index_gallery(
 
 
 def load_gallery(
-    gallery: str | Path, config: Mapping[str, Any] | None = None, workdir: str | Path = "", step: int | None = None
+    gallery: str | Path,
+    config: Mapping[str, Any] | None = None,
+    workdir: str | Path = "",
+    step: int | None = None,
+    more: Sequence[str] = (),
 ) -> LoadedGallery:
     """A gallery, ready to be searched; the network is loaded when the first picture is described.
 
@@ -111,6 +115,7 @@ def load_gallery(
       config: a plain configuration; what the gallery was made by, or the run was trained by, without it.
       workdir: the run whose head embeds; that of the gallery, if any, without it.
       step: its checkpoint; the latest without it.
+      more: further runs whose heads may be chosen.
 
     Raises:
       UserError: there is no gallery, it is empty or damaged, or was made in another way than ``config`` says; or the
@@ -118,9 +123,7 @@ def load_gallery(
     """
     register_plugins()
     place = Path(gallery).expanduser()
-    about = read_about(place)
-    if about is None:
-        raise UserError(f"{gallery}: no gallery here; make one by --mode=index --images=DIR --gallery={gallery}")
+    about = _require_about(place, gallery)
     if not workdir:
         workdir, step = about.workdir, about.step if step is None else step
     if step is not None and not workdir:
@@ -137,15 +140,17 @@ def load_gallery(
             raise UserError(f"{gallery}: no image in this gallery; index a folder that holds some")
         features = np.concatenate([block for _, block in _prepared_blocks(store, scoring)])
         point = _read_point(store, records, scoring, _describe_inputs(settings))
-    head = _open_head(config, str(workdir), step, features.shape[1]) if workdir else None
     labels, names = number_labels_of([one.label for one in records])
     ids = {one.image_id for one in records}
     root, describer = Path(about.images), cache(lambda: _load_extractor(settings, about.weights_sha256))
     wanted = extraction_settings(settings.features)
-    search = _search_gallery(settings, scoring, records, features, head)
+    plain = _search_gallery(settings, scoring, records, features)._replace(labels=labels, point=point)
+    heads, head = _further_heads(plain, more), str(workdir) or FEATURES
+    if workdir:
+        heads[head] = cache(partial(_embed_gallery, plain, config, head, step))
     made = f"{len(records)} images of {Path(about.images).name}, described by {settings.features.backbone}"
     return LoadedGallery(
-        search=search._replace(labels=labels, point=point),
+        search=heads[head](),
         records=records,
         label_names=names,
         describe=lambda image: extract.describe(describer(), wanted, image),
@@ -153,7 +158,15 @@ def load_gallery(
         find_picture=lambda image_id: _find_picture(root, image_id) if image_id in ids else None,
         made=made + (f", embedded by the head of {workdir}" if workdir else ""),
         make_rerank=lambda name: _make_rerank(settings, name),
+        head=head,
+        heads=heads,
     )
+
+
+def _require_about(place: Path, gallery: str | Path) -> About:
+    if about := read_about(place):
+        return about
+    raise UserError(f"{gallery}: no gallery here; make one by --mode=index --images=DIR --gallery={gallery}")
 
 
 def scan_images(images: str, gallery: str | Path) -> tuple[Scan, str]:
@@ -171,25 +184,49 @@ def _search_gallery(
     scoring: Scoring,
     records: Sequence[ImageRecord],
     features: Float[np.ndarray, "n f"],
-    head: tuple[Callable[[np.ndarray], np.ndarray], str] | None,
 ) -> SearchGallery:
-    """All but labels and the operating point."""
+    """The features as they are; all but labels and the operating point."""
     judging = prepare_gallery(features, scoring.distance)
-    embed, words = head or ((lambda query: query), "the features as they are")
-    embeddings = embed(features) if head else features
     return SearchGallery(
-        embeddings=embeddings,
-        prepared=prepare_gallery(embeddings, scoring.distance) if head else judging,
+        embeddings=features,
+        prepared=judging,
         features=features,
         judging=judging,
         labels=np.arange(len(records)),
         image_ids=np.array([one.image_id for one in records]),
         prepare=lambda found: np.asarray(scoring.prepare(found)),
-        embed=embed,
+        embed=lambda query: query,
         point=None,
-        words=f"{len(records)} images ({settings.features.backbone}): {words}, "
-        f"{scoring.distance.replace('_', ' ')} distance",
+        words=_search_words(settings, len(records), "the features as they are"),
     )
+
+
+def _search_words(settings: ExperimentSettings, count: int, head: str) -> str:
+    distance = settings.distance.replace("_", " ")
+    return f"{count} images ({settings.features.backbone}): {head}, {distance} distance"
+
+
+def _embed_gallery(plain: SearchGallery, config: Mapping[str, Any], workdir: str, step: int | None) -> SearchGallery:
+    """The same images under the head of a run."""
+    embed, words = _open_head(config, workdir, step, plain.features.shape[1])
+    embeddings, distance = embed(plain.features), plain.judging.distance
+    return plain._replace(
+        embeddings=embeddings,
+        prepared=prepare_gallery(embeddings, distance),
+        embed=embed,
+        words=_search_words(read_settings(config), len(embeddings), words),
+    )
+
+
+def _further_heads(plain: SearchGallery, workdirs: Sequence[str]) -> dict[str, Callable[[], SearchGallery]]:
+    """The features as they are and the heads of runs, by name; a folder that holds no run is refused at once."""
+    heads: dict[str, Callable[[], SearchGallery]] = {FEATURES: lambda: plain}
+    for workdir in workdirs:
+        saved = files.read_json(Path(workdir) / "config.json")
+        if not isinstance(saved, dict):
+            raise UserError(f"--heads={workdir}: holds no config.json of a run; name the folder of a finished run")
+        heads[workdir] = cache(partial(_embed_gallery, plain, saved, workdir, None))
+    return heads
 
 
 def _prepared_blocks(store: Store, scoring: Scoring) -> Iterator[tuple[int, Float[np.ndarray, "b f"]]]:

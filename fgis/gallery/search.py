@@ -1,6 +1,6 @@
 """Searching a gallery with one picture: its ranking, and whether its object is in the gallery at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ _compiled_distances = jax.jit(pairwise_distances, static_argnums=2)  # one progr
 SAMPLED = 2000  # images of the gallery, at most, that an operating point is chosen on
 
 
+Where = Mapping[str, Sequence[str]]  # a filter, as engines take it
+Find = Callable[[Float[np.ndarray, "1 d"], int, Where | None], Neighbours]
+
+
 class SearchGallery(NamedTuple):
     """A gallery that is ready to be searched: ranked by embeddings, and judged by prepared features."""
 
@@ -33,6 +37,7 @@ class SearchGallery(NamedTuple):
     embed: Callable[[Float[np.ndarray, "m f"]], Float[np.ndarray, "m d"]]  # prepared features -> embeddings
     point: OperatingPoint | None  # when the object of a query counts as known; None where nothing tells
     words: str  # what is searched, for people
+    find: Find | None = None  # an engine elsewhere that finds the nearest embeddings; None: they are searched here
 
 
 class SearchOptions(NamedTuple):
@@ -74,6 +79,25 @@ def compute_operating_point(
     return choose_operating_point(known[None], unknown[None], labels[queries])
 
 
+def find_nearest(
+    gallery: SearchGallery, query: Float[np.ndarray, "1 d"], k: int, where: Where | None = None
+) -> Neighbours:
+    """The ``k`` nearest images to one embedded query, by the engine where there is one; ties go to the lowest row.
+
+    Args:
+      gallery: what is searched.
+      query: its embedding.
+      k: at most the images that there are.
+      where: a filter; only an engine takes one.
+
+    Returns:
+      Rows and distances [1, k].
+    """
+    if gallery.find:
+        return gallery.find(query, k, where)
+    return search(query, gallery.prepared, k)
+
+
 def rank_picture(
     gallery: SearchGallery, describe: Callable[[Image.Image], np.ndarray], image: Image.Image, options: SearchOptions
 ) -> PictureRanking:
@@ -92,7 +116,7 @@ def rank_picture(
     stage("embed")
     rows, distance = np.arange(len(gallery.labels)), gallery.prepared.distance
     k = min(options.k, len(rows))
-    neighbours = search(query, gallery.prepared, k)
+    neighbours = find_nearest(gallery, query, k)
     own = gallery.judging is not gallery.prepared  # otherwise the first search has answered this as well
     nearest = float((search(prepared, gallery.judging, 1) if own else neighbours).distances[0, 0])
     if options.rerank:

@@ -73,8 +73,10 @@ def verdict_words(result: SearchResult) -> str:
         return f"nothing like this in the gallery: {nearest}, limit {point.limit:.4f}"
     limit = "" if math.isinf(point.limit) else f" and the limit {point.limit:.4f}"
     best = min(result.matches, key=lambda match: match.rank, default=None)
-    named = best is not None and best.label >= 0 and result.order == NEAREST_FIRST
-    name = f" is {show_label(best.label, best.label_name)}" if best and named else ""
+    name = ""
+    if best is not None and best.label >= 0 and result.order == NEAREST_FIRST:
+        by_features = math.isclose(best.distance, result.nearest, rel_tol=1e-5, abs_tol=1e-6)  # and by no head
+        name = f" is {show_label(best.label, best.label_name)}" if by_features else ""
     return f"not sure: the nearest{name} at {result.nearest:.4f}, between the threshold {point.threshold:.4f}{limit}"
 
 

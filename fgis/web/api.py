@@ -53,17 +53,17 @@ def search_routes(searcher: Searcher) -> list[Route]:
         return await ranked([*parameters, ("picture", key)])
 
     async def ranked(parameters: list[tuple[str, str]]) -> Response:
-        query = read_page_query(parameters, searcher.reranks)
+        query = read_page_query(parameters, searcher.reranks, searcher.loaded.heads)
         return JSONResponse(json_types(await run_in_threadpool(searcher.search, query)))
 
     async def agreement(request: Request) -> Response:
-        query = read_page_query(request.query_params.multi_items(), searcher.reranks)
+        query = read_page_query(request.query_params.multi_items(), searcher.reranks, searcher.loaded.heads)
         image_id = request.query_params.get("with", "")
         searcher.find_row(image_id)
         return JSONResponse(json_types(await run_in_threadpool(searcher.agree, query, image_id)))
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(describe_api(sorted(searcher.reranks)))
+        return JSONResponse(describe_api(sorted(searcher.reranks), list(searcher.loaded.heads)))
 
     return [
         Route("/api/gallery", overview),

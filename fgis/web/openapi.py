@@ -34,8 +34,8 @@ SEARCHED = {
 }
 
 
-def describe_api(reranks: Sequence[str]) -> dict[str, Any]:
-    """The document of a gallery with these re-rankings."""
+def describe_api(reranks: Sequence[str], heads: Sequence[str]) -> dict[str, Any]:
+    """The document of a gallery with these re-rankings and heads."""
     image, label, folder = (_parameter(name, TEXT) for name in ("image", "label", "folder"))
     picture = _parameter("picture", TEXT, "the key of an upload, in place of an image id")
     crop = _parameter("crop", TEXT, "x,y,w,h in pixels of the upright picture")
@@ -44,6 +44,7 @@ def describe_api(reranks: Sequence[str]) -> dict[str, Any]:
         crop,
         _parameter("k", WHOLE | {"minimum": 1, "maximum": MOST_LISTED, "default": DEFAULT_LISTED}),
         _parameter("rerank", {"enum": ["", *reranks]}),
+        _parameter("head", {"enum": ["", *heads]}, "whose embeddings rank; that of the gallery without it"),
         label,
         folder,
         *(_parameter(name, {"type": "array", "items": TEXT}, "image ids") for name in ("relevant", "not_relevant")),
@@ -89,6 +90,8 @@ def _schemas() -> dict[str, Any]:
         "labels": _list(named),
         "folders": _list(named),
         "reranks": _list(TEXT),
+        "heads": _list(TEXT),
+        "head": TEXT | {"description": "that ranks where none is named"},
         "agreement": {"type": "boolean"},
     }
     parts = _list(_list(NUMBER)) | {"description": "of the similarity, at every place, row by row"}

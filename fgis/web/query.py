@@ -1,6 +1,6 @@
 """What a request wants to be searched, read from the parameters of its address and checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from fgis.errors import UserError, naming
@@ -21,13 +21,16 @@ class PageQuery(NamedTuple):
     crop: Box | None = None  # in pixels of the upright picture
     k: int = DEFAULT_LISTED
     rerank: str = ""
+    head: str = ""  # whose embeddings rank; "": that of the gallery
     label: str = ""
     folder: str = ""
     relevant: tuple[str, ...] = ()  # image ids that the query moves to
     not_relevant: tuple[str, ...] = ()  # image ids that it moves away from
 
 
-def read_page_query(parameters: Sequence[tuple[str, str]], reranks: Mapping[str, object]) -> PageQuery:
+def read_page_query(
+    parameters: Sequence[tuple[str, str]], reranks: Mapping[str, object], heads: Collection[str] = ()
+) -> PageQuery:
     """The search that the parameters of an address describe; all but ``relevant`` and ``not_relevant`` come once.
 
     Raises:
@@ -41,6 +44,9 @@ def read_page_query(parameters: Sequence[tuple[str, str]], reranks: Mapping[str,
         rerank = ""
     elif rerank not in reranks:
         raise UserError(f"rerank: no such method; {nearest(rerank, reranks) if reranks else 'this gallery has none'}")
+    head = values.get("head", "")
+    if head and head not in heads:
+        raise UserError(f"head: no such head; {nearest(head, heads) if heads else 'this gallery has none'}")
     image, picture = values.get("image", ""), values.get("picture", "")
     if bool(image) == bool(picture):
         raise UserError("image, picture: name one of them, an image of the gallery or the key of an upload")
@@ -55,6 +61,7 @@ def read_page_query(parameters: Sequence[tuple[str, str]], reranks: Mapping[str,
         crop=crop,
         k=read_whole(values, "k", DEFAULT_LISTED, 1, MOST_LISTED),
         rerank=rerank,
+        head=head,
         label=values.get("label", ""),
         folder=values.get("folder", "").strip("/"),
         relevant=marks[0],

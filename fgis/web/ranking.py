@@ -1,10 +1,12 @@
 """The gallery as a request ranks it: an image or an upload, a part of it, moved by marks, within a folder or label."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from fgis.base import Neighbours
-from fgis.gallery.search import SearchGallery
+from fgis.gallery.search import SearchGallery, Where, find_nearest
 from fgis.retrieval.measures import MEASURES
 from fgis.retrieval.rerank import FirstSearch, Rerank
 from fgis.retrieval.search import Gallery, prepare_queries, search
@@ -54,16 +56,23 @@ def measure_rows(
     return measure.finish(np.concatenate(keys)) if keys else np.empty(0, np.float32)
 
 
+class Selection(NamedTuple):
+    """A part of a gallery."""
+
+    rows: Int[np.ndarray, " m"]  # ascending
+    where: Where | None = None  # the same, as a filter of engines
+
+
 def rank_rows(
-    gallery: SearchGallery, prepared: Float[np.ndarray, "1 f"], rows: Int[np.ndarray, " m"] | None, own: int | None,
-    k: int, rerank: Rerank | None,
+    gallery: SearchGallery, prepared: Float[np.ndarray, "1 f"], part: Selection | None, own: int | None, k: int,
+    rerank: Rerank | None,
 ) -> Neighbours:  # fmt: skip
     """The ``k`` nearest images of some rows of the gallery, re-ranked where that is wanted; ties by row.
 
     Args:
       gallery: what is searched.
       prepared: prepared features of the query.
-      rows: the rows that are searched, ascending; None for all.
+      part: what is searched of it; None for all.
       own: the row of the query in the gallery, which is left out; None where it is not in it.
       k: how many.
       rerank: a re-ranking.
@@ -72,18 +81,18 @@ def rank_rows(
       At most ``k`` rows and their distances, [1, k]; fewer of fewer rows.
     """
     query, everything = gallery.embed(prepared), np.arange(len(gallery.labels))
-    searched = everything if rows is None else rows
+    searched = everything if part is None else part.rows
     depth = min(k + (own is not None), len(searched))
     if not depth:
         return Neighbours(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32))
-    if rows is None:
-        neighbours = search(query, gallery.prepared, depth)
+    if part is None or gallery.find:
+        neighbours = find_nearest(gallery, query, depth, part.where if part else None)
     else:
-        distances = measure_rows(query, gallery.prepared, rows)
-        order = np.lexsort((rows, distances))[:depth]
-        neighbours = Neighbours(rows[order][None], distances[order][None])
+        distances = measure_rows(query, gallery.prepared, part.rows)
+        order = np.lexsort((part.rows, distances))[:depth]
+        neighbours = Neighbours(part.rows[order][None], distances[order][None])
     if rerank:
-        embeddings = gallery.embeddings if rows is None else gallery.embeddings[rows]
+        embeddings = gallery.embeddings if part is None else gallery.embeddings[part.rows]
         neighbours = rerank(FirstSearch(query, embeddings, searched, gallery.prepared.distance, neighbours))
     kept = (neighbours.rows[0] >= 0) & (neighbours.rows[0] != (-1 if own is None else own))
     return Neighbours(neighbours.rows[:, kept][:, :k], np.asarray(neighbours.distances)[:, kept][:, :k])

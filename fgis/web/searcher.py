@@ -16,12 +16,13 @@ from fgis.base import Neighbours
 from fgis.errors import UserError, naming
 from fgis.gallery.loaded import LoadedGallery
 from fgis.gallery.pictures import Box
+from fgis.gallery.search import SearchGallery
 from fgis.report import search_page
 from fgis.report.rates import rates_words
 from fgis.retrieval.rerank import DIRECTIONS, Rerank
 from fgis.web.agreement import split_similarity
 from fgis.web.query import PageQuery
-from fgis.web.ranking import measure_rows, move_query, nearest_distance, rank_rows, similarity
+from fgis.web.ranking import Selection, measure_rows, move_query, nearest_distance, rank_rows, similarity
 from fgis.web.uploads import Uploads
 
 KEPT_FEATURES = 2000  # of pictures and parts of them that were described: going back costs no second description
@@ -62,6 +63,7 @@ class Searcher:
         self._features: OrderedDict[tuple[str, Box | None], np.ndarray] = OrderedDict()
         self._noting = Lock()  # of ``_features``
         self._describing, self._showing = Lock(), Lock()  # one picture at a time, however many requests wait
+        self._embedding = Lock()  # and one head
 
     def find_row(self, image_id: str) -> int:
         """The row of an image; ``UserError`` where the gallery has none of this id: no file is looked for."""
@@ -90,6 +92,8 @@ class Searcher:
             "labels": [{"name": str(n), "images": int(c)} for n, c in zip(names, counts, strict=True) if n],
             "folders": [{"name": name, "images": len(rows)} for name, rows in self.folders.items()],
             "reranks": sorted(self.reranks),
+            "heads": list(self.loaded.heads),
+            "head": self.loaded.head,
             "agreement": self.describe_places is not None,
         }
 
@@ -114,16 +118,18 @@ class Searcher:
         """
         milliseconds: dict[str, float] = {}
         described = self._describe_query(query, milliseconds)
-        gallery, began = self.loaded.search, perf_counter()
+        gallery, began = self._ranked_by(query.head), perf_counter()
         marks = [[self.find_row(name) for name in names] for names in (query.relevant, query.not_relevant)]
         moved = move_query(described.prepared, *(gallery.features[rows] for rows in marks))
         rows = self.select_rows(query.label, query.folder)
+        named = {"label": [query.label], "folder": [query.folder]}
+        part = None if rows is None else Selection(rows, {name: one for name, one in named.items() if one[0]})
         rerank = self.reranks.get(query.rerank)
         with naming("rerank: "):
-            neighbours = rank_rows(gallery, moved, rows, described.own, query.k, rerank)
+            neighbours = rank_rows(gallery, moved, part, described.own, query.k, rerank)
             before = neighbours
             if moved is not described.prepared:
-                before = rank_rows(gallery, described.prepared, rows, described.own, query.k, rerank)
+                before = rank_rows(gallery, described.prepared, part, described.own, query.k, rerank)
         nearest = nearest_distance(gallery, described.prepared, described.own) if len(self.labels) > 1 else np.inf
         judged = measure_rows(described.prepared, gallery.judging, neighbours.rows[0])
         milliseconds["search"] = 1000 * (perf_counter() - began)
@@ -220,6 +226,13 @@ class Searcher:
         prepared = self.loaded.search.prepare(self.loaded.describe(image))
         milliseconds.update(decode=1000 * (decoded - began), describe=1000 * (perf_counter() - decoded))
         return np.asarray(prepared)
+
+    def _ranked_by(self, head: str) -> SearchGallery:
+        """The gallery under a head, which embeds it when it is first asked for."""
+        if head in ("", self.loaded.head):
+            return self.loaded.search
+        with self._embedding:
+            return self.loaded.search_by(head)
 
     def _describe_row(self, row: int) -> dict[str, Any]:
         record = self.loaded.records[row]

@@ -34,7 +34,10 @@ def address():
     listening = socket.create_server(("127.0.0.1", 0))
     places = lambda image: describe_colours(image).reshape(1, 1, 1, -1).repeat(2, axis=2)  # two places that are alike
     reranks = {"local_scaling": partial(local_scaling, k=3)}
-    app = make_app(loaded_gallery(PICTURES), reranks=reranks, describe_places=places)
+    loaded = loaded_gallery(PICTURES)
+    mirrored = loaded.search._replace(embed=lambda x: -x, words="backwards")  # what is least alike comes first
+    heads = {"features": lambda: loaded.search, "runs/backwards": lambda: mirrored}
+    app = make_app(loaded._replace(heads=heads), reranks=reranks, describe_places=places)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -246,6 +249,25 @@ def test_marks_move_the_query_and_are_taken_back(page):
     assert page.ids == plain
     page.driver.back()
     assert "1 mark " in page.settle().text("#changes")
+
+
+def test_a_head_is_chosen_from_a_list(page):
+    from selenium.webdriver.support.ui import Select
+
+    page.open("/?image=red/blue.png")
+    plain, verdict = page.ids, page.text("#verdict-words")
+    choice = Select(page.at("#head"))
+    assert [one.text for one in choice.options] == ["features as they are", "head of backwards"]
+    choice.select_by_visible_text("head of backwards")
+    page.wait("return location.search.includes('head=runs')")
+    assert not {*page.settle().ids[:5]} & {*plain[:5]}
+    assert page.text("#verdict-words") == verdict.replace(" is red", "")  # the first one listed is not the nearest
+    page.click("#grid .picture")
+    page.wait("return !location.search.includes('red%2Fblue')")
+    assert "head=runs" in page.settle().run("return location.search")  # kept while clicking on
+    page.driver.back()
+    page.driver.back()
+    assert page.settle().ids == plain
 
 
 def test_the_gallery_is_filtered_re_ranked_and_cut_off(page):

@@ -58,6 +58,38 @@ def test_files_hold_the_embeddings_of_the_gallery(call, tmp_path):
     assert json.loads((tmp_path / "photos.faiss.json").read_text())["rows"][2] == ["object1/2.png", "object1"]
 
 
+def test_a_search_by_the_collection_is_the_search_here(call, tmp_path):
+    """The same rows and distances, to the last bit; a collection of another state is refused."""
+    needs_milvus()
+    assert call("export", "--to=milvus:photos.db")[0] == 0
+    search = ("--image=photos/object1/2.png", "--k=3", "--json")
+    here, there = (call("search", *search, *more) for more in ((), ("--engine=milvus:photos.db",)))
+    assert (here[0], there[0]) == (0, 0), there[2]
+    one, other = json.loads(here[1]), json.loads(there[1])
+    assert one["results"][0]["image_id"] == "object1/2.png"
+    assert {**one, "milliseconds": 0} == {**other, "milliseconds": 0}
+    reranked = [
+        call("search", *search, "--rerank=local_scaling", *more)[1] for more in ((), ("--engine=milvus:photos.db",))
+    ]
+    assert json.loads(reranked[0])["results"] == json.loads(reranked[1])["results"]
+    for engine, words in [
+        ("milvus:nowhere.db", "--engine=milvus:nowhere.db: no such file; export a gallery to it first"),
+        ("faiss:x", "--engine=faiss:x: no engine; write milvus:ADDRESS"),
+        ("milvus:", "--engine=milvus:: no engine; write milvus:ADDRESS"),
+    ]:
+        code, _, errors = call("search", *search, f"--engine={engine}")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert words in errors
+    code, _, errors = call("search", *search, "--engine=milvus:photos.db", "--collection=other")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "no collection other" in errors
+    save(tmp_path / "photos" / "object1" / "new.png", 9)
+    call("index")
+    code, _, errors = call("search", *search, "--engine=milvus:photos.db")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "holds 4 images and the gallery 5; bring it up to date by --mode=export" in errors
+
+
 def test_a_collection_follows_the_gallery(call, tmp_path):
     needs_milvus()
     assert (

@@ -63,6 +63,9 @@ def test_the_contract(make):
     assert [hit.image_id for hit in engine.search(POINTS[0], 3, {"label": ["", 'the "x"']})] == ODD[1:]
     assert [hit.image_id for hit in engine.search(POINTS[0], 3, {"image_id": ODD[:2], "label": [""]})] == [ODD[1]]
     assert engine.search(POINTS[0], 3, {"label": []}) == []
+    assert [hit.image_id for hit in engine.search(POINTS[0], 3, {"folder": ["a", "b\\d"]})] == ODD[:2]
+    assert engine.search(POINTS[0], 3, {"folder": ["b"]}) == []  # "b\d" is another folder
+    assert engine.count() == 3
     assert engine.search(POINTS[0], 3, {"label": ["y"]}) == []
 
     engine.upsert([ODD[2], "new"], ["z", ""], np.array([[1, 0, 0], [0, 0, 1]], np.float32))  # replaced, and added

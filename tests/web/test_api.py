@@ -4,7 +4,7 @@ import io
 import json
 import struct
 import zlib
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from fgis.gallery.search import SearchOptions, rank_picture
 from fgis.retrieval.rerank import local_scaling
+from fgis.retrieval.search import prepare_gallery
 from fgis.web import api, uploads
 from fgis.web.app import make_app
 from tests.web.galleries import averaged_gallery, describe_colours, describe_places, loaded_gallery, scene
@@ -154,6 +155,31 @@ def test_an_image_of_the_gallery_is_not_among_its_own_results(client):
     assert get(label="blue").json()["searched"] == 3
     assert get(label="blue").json()["nearest"] == document["nearest"]  # the verdict is about the whole gallery
     assert get(rerank="local_scaling").json()["order"] == "re-ranked by local scaling"
+
+
+def test_a_head_is_chosen_and_embeds_the_gallery_once(loaded):
+    made = []
+
+    def backwards():
+        """A head that looks at the blue of one place alone."""
+        made.append(1)
+        embed = lambda x: (x[:, 2:3] * [[1, 0]] + [[0, 1]]).astype(np.float32)
+        embeddings = embed(loaded.search.features)
+        prepared = prepare_gallery(embeddings, "cosine")
+        return loaded.search._replace(embeddings=embeddings, prepared=prepared, embed=embed, words="backwards")
+
+    heads = {"features": lambda: loaded.search, "runs/backwards": cache(backwards)}
+    own = TestClient(make_app(loaded._replace(heads=heads)), base_url="http://127.0.0.1")
+    assert own.get("/api/gallery").json()["heads"] == ["features", "runs/backwards"]
+    assert own.get("/api/gallery").json()["head"] == "features"
+    get = lambda **values: own.get("/api/search", params={"image": "green.jpg", **values})
+    assert get().json()["results"] == get(head="features").json()["results"]
+    assert not made
+    other = get(head="runs/backwards").json()
+    assert found(get(head="runs/backwards")) != found(get())
+    assert other["nearest"] == get().json()["nearest"]  # the verdict is by features, whatever ranks
+    assert made == [1]
+    assert "head: no such head; did you mean 'runs/backwards'?" in error_of(get(head="runs/backward"), 400)
 
 
 def test_marks_move_the_query_and_say_what_changed(client):

@@ -7,7 +7,7 @@ from fgis.errors import UserError
 from fgis.retrieval.search import search
 from fgis.web.agreement import split_similarity
 from fgis.web.query import PageQuery, read_page_query
-from fgis.web.ranking import measure_rows, move_query, nearest_distance, rank_rows, similarity
+from fgis.web.ranking import Selection, measure_rows, move_query, nearest_distance, rank_rows, similarity
 from tests.web.galleries import gallery_of
 
 DEGREES = [0, 10, 25, 40, 90, 180]
@@ -33,16 +33,16 @@ def test_all_rows_are_ranked_as_search_does():
 def test_the_own_row_is_left_out_and_the_list_is_full_all_the_same():
     gallery = circle()
     assert rank_rows(gallery, at(10), None, 1, 3, None).rows.tolist() == [[0, 2, 3]]
-    assert rank_rows(gallery, at(10), np.array([1, 3, 5]), 1, 3, None).rows.tolist() == [[3, 5]]
+    assert rank_rows(gallery, at(10), Selection(np.array([1, 3, 5])), 1, 3, None).rows.tolist() == [[3, 5]]
 
 
 def test_some_rows_are_ranked_with_the_distances_of_all():
     gallery, rows = circle(), np.array([0, 2, 4])
-    found, everything = rank_rows(gallery, at(12), rows, None, 2, None), search(at(12), gallery.prepared, 6)
+    found, everything = rank_rows(gallery, at(12), Selection(rows), None, 2, None), search(at(12), gallery.prepared, 6)
     assert found.rows.tolist() == [[0, 2]]
     of_all = dict(zip(everything.rows[0].tolist(), everything.distances[0].tolist()))
     assert found.distances[0].tolist() == [of_all[0], of_all[2]]
-    assert rank_rows(gallery, at(12), np.empty(0, np.int64), None, 2, None).rows.shape == (1, 0)
+    assert rank_rows(gallery, at(12), Selection(np.empty(0, np.int64)), None, 2, None).rows.shape == (1, 0)
 
 
 def test_a_reranking_sees_the_rows_that_are_searched_alone():
@@ -52,7 +52,7 @@ def test_a_reranking_sees_the_rows_that_are_searched_alone():
         seen.update(rows=first.gallery_rows.tolist(), embeddings=first.gallery.shape)
         return first.neighbours._replace(rows=first.neighbours.rows[:, ::-1])
 
-    found = rank_rows(circle(), at(0), np.array([0, 2, 4]), None, 3, backwards)
+    found = rank_rows(circle(), at(0), Selection(np.array([0, 2, 4])), None, 3, backwards)
     assert found.rows.tolist() == [[4, 2, 0]]
     assert seen == {"rows": [0, 2, 4], "embeddings": (3, 2)}
 
@@ -101,7 +101,7 @@ def test_a_query_is_read_from_an_address():
     parameters = [("image", "a/1.jpg"), ("crop", "1,2,30,40"), ("k", "5"), ("rerank", "none"), ("folder", "a/")]
     parameters += [("relevant", "x"), ("relevant", "y"), ("relevant", "x"), ("not_relevant", "z")]
     assert read_page_query(parameters, {}) == PageQuery(
-        "a/1.jpg", "", (1, 2, 30, 40), 5, "", "", "a", ("x", "y"), ("z",)
+        "a/1.jpg", "", (1, 2, 30, 40), 5, "", "", "", "a", ("x", "y"), ("z",)
     )
 
 

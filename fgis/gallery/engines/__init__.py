@@ -1,12 +1,12 @@
 """Where embeddings lie and are searched: in memory by this project, or in a database that serves many machines.
 
-An engine is what has the four methods of ``Engine``. ``exact.ExactEngine`` is the project's own exact search,
+An engine is what has the methods of ``Engine``. ``exact.ExactEngine`` is the project's own exact search,
 ``milvus.MilvusEngine`` a collection of Milvus. Both give the same answer, row for row, where Milvus compares every
 vector (a FLAT index). ``exports`` writes the same embeddings to files for other programs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from fgis.ranges import nearest
 from fgis.retrieval.prepare import prepare_queries
 
-FIELDS = ("image_id", "label")  # what a filter may name
+FIELDS = ("image_id", "label", "folder")  # what a filter may name; an image lies in every folder above it
 
 
 class Hit(NamedTuple):
@@ -25,6 +25,7 @@ class Hit(NamedTuple):
     distance: float
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What a search engine does. ``where`` is {field: the values that are wanted}; all fields have to agree."""
 
@@ -41,6 +42,9 @@ class Engine(Protocol):
 
     def image_ids(self) -> list[str]:
         """The ids of all images, in order."""
+
+    def count(self) -> int:
+        """How many images there are."""
 
 
 def prepare_entries(

@@ -46,6 +46,10 @@ class ExactEngine:
         """The ids of all images, in order."""
         return sorted(self._entries)
 
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self._entries)
+
     def search(
         self, vector: Float[np.ndarray, " d"], k: int, where: Mapping[str, Collection[str]] | None = None
     ) -> list[Hit]:
@@ -78,9 +82,11 @@ class ExactEngine:
         """By comparing with every image that passes: a product for each filter would be compiled for its size."""
         sets = {name: set(values) for name, values in wanted.items()}
         ids, labels = sets.get("image_id"), sets.get("label")
+        folders = None if "folder" not in sets else tuple(f"{folder}/" for folder in sets["folder"])
         rows = np.array([
             row for row, image_id in enumerate(self._ids)
             if (ids is None or image_id in ids) and (labels is None or self._entries[image_id][0] in labels)
+            and (folders is None or image_id.startswith(folders))
         ], int)  # fmt: skip
         (query,) = prepare_queries(np.asarray(vector)[None], self._distance)
         (shard,) = self._gallery.shards if self._gallery else ()

@@ -6,7 +6,7 @@
   let gallery = null, found = null, listed = null, waiting = null;
 
   // ---- the state and its address
-  const ONE = ["image", "picture", "crop", "rerank", "folder", "label", "k", "cut", "compare", "heat"];
+  const ONE = ["image", "picture", "crop", "rerank", "head", "folder", "label", "k", "cut", "compare", "heat"];
   const read = () => {
     const values = new URLSearchParams(location.search), state = {};
     for (const key of ONE) state[key] = values.get(key) || "";
@@ -26,9 +26,12 @@
     history[replace ? "replaceState" : "pushState"](null, "", url);
     return draw();
   };
-  const from = (image) => {  // a new query keeps where and how to search
-    const { folder, label, rerank } = read();
-    return "/" + address({ image, folder, label, rerank });
+  const kept = () => {  // where and how to search, which a new query keeps
+    const { folder, label, rerank, head } = read();
+    return { folder, label, rerank, head };
+  };
+  const from = (image) => {
+    return "/" + address({ ...kept(), image });
   };
 
   // ---- requests
@@ -60,8 +63,7 @@
     try {
       const name = file.name || "pasted picture";
       const { picture } = await request("/api/pictures" + address({ name }, ["name"]), { method: "POST", body: file });
-      const { folder, label, rerank } = read();
-      history.pushState(null, "", "/" + address({ picture, folder, label, rerank }));
+      history.pushState(null, "", "/" + address({ ...kept(), picture }));
       await draw();
       scrollTo(0, 0);
     } catch (error) {
@@ -87,7 +89,7 @@
       choose(state);
       if (searching) {
         drawQuery(state);
-        const keys = ["image", "picture", "crop", "rerank", "folder", "label", "k", "relevant", "not_relevant"];
+        const keys = ["image", "picture", "crop", "rerank", "head", "folder", "label", "k", "relevant", "not_relevant"];
         const key = address(state, keys);
         if (!found || found.key !== key) {
           found = { key, ...(await api("search", { k: String(LISTED), ...withoutEmpty(state) }, keys, options)) };
@@ -133,11 +135,15 @@
     fill("label", "all", gallery.labels.map(named));
     fill("folder", "all", same && top.length === gallery.folders.length ? [] : gallery.folders.map(named));
     fill("rerank", "none", gallery.reranks.map((name) => [name, name.replaceAll("_", " ")]));
+    const headName = (name) => (name === "features" ? "features as they are" : `head of ${name.split("/").filter(Boolean).pop()}`);
+    const others = gallery.heads.filter((name) => name !== gallery.head);
+    fill("head", headName(gallery.head), others.map((name) => [name, headName(name)]));
   };
   const choose = (state) => {
     const searching = Boolean(state.image || state.picture);
-    for (const name of ["folder", "label", "rerank"]) $(name).value = state[name];
+    for (const name of ["folder", "label", "rerank", "head"]) $(name).value = state[name];
     $("rerank-tool").hidden = !searching || !gallery.reranks.length;
+    $("head-tool").hidden = !searching || gallery.heads.length < 2;
     $("cut-tool").hidden = !searching;
   };
 
@@ -462,7 +468,7 @@
     document.body.classList.remove("dropping");
     upload(event.dataTransfer.files[0]);
   });
-  for (const name of ["folder", "label", "rerank"]) $(name).addEventListener("change", () => go({ [name]: $(name).value, k: "" }));
+  for (const name of ["folder", "label", "rerank", "head"]) $(name).addEventListener("change", () => go({ [name]: $(name).value, k: "" }));
   $("tools").addEventListener("submit", (event) => event.preventDefault());
   $("cut").addEventListener("input", () => {
     const cut = Number($("cut").value) >= Number($("cut").max) ? "" : $("cut").value;
