@@ -42,7 +42,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path, name):
 
 
 def test_one_ground_truth_belongs_beside_the_images(tmp_path):
-    with pytest.raises(ValueError, match=r"^images: .* holds no ground truth; put one of gnd_roxford5k.pkl and gnd_rparis6k.pkl"):
+    with pytest.raises(ValueError, match=r"^images: .* holds no ground truth; put one of gnd_roxford5k.pkl and"):
         load_collection("landmarks", str(tmp_path))
     make_oxford(make_oxford(tmp_path), name="gnd_rparis6k.pkl")
     with pytest.raises(ValueError, match=r"holds gnd_roxford5k.pkl and gnd_rparis6k.pkl; put one of"):
