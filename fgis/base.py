@@ -25,6 +25,7 @@ class FeatureSet(NamedTuple):
     source: Mapping[str, Any]  # provenance: backbone, weights_sha256, image_size, ...
     coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such: each holds whole labels
     label_names: tuple[str, ...] | None = None  # the name of label 0, 1, ..., where labels have names
+    is_query: Bool[np.ndarray, " n"] | None = None  # queries, or else in the gallery; None: every image is both
 
 
 class Batch(NamedTuple):

@@ -27,7 +27,7 @@ KNOWN_TO = {
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "h5py": {"features", "report"},
-    "scipy": {"retrieval"},
+    "scipy": {"retrieval", "features"},
     "tensorflow": set(),
 }
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 350, 60, 7

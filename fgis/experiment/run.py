@@ -26,7 +26,8 @@ from fgis.experiment.build import (
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
 from fgis.experiment.differences import OF_EVALUATION, refuse_other, to_plain
 from fgis.features import extract, store
-from fgis.features.collection import load_collection, picture_finder
+from fgis.features.collection import load_collection
+from fgis.features.lookup import picture_finder
 from fgis.gallery.search import SearchGallery, compute_operating_point
 from fgis.learning import checkpoint
 from fgis.retrieval.operating_point import OperatingPoint

@@ -10,20 +10,22 @@ import io
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from PIL import Image
 
 from fgis.errors import UserError
 from fgis.features.images import SUFFIXES, read_image
 from fgis.features.labels import find_split, number_labels
+from fgis.features.landmark_sets import LANDMARK_SETS, QUERY
 from fgis.features.lists import Listed, find_file, has_header, read_class_names, read_csv, read_text
+from fgis.features.standard_sets import SPLITS, STANDARD_SETS, Split
 from fgis.ranges import nearest
 
 DECODING_THREADS = 2
@@ -39,6 +41,7 @@ class Collection(NamedTuple):
     read: Callable[[int], Image.Image]  # row -> RGB image, upright; any exception means that the image is bad
     coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such: each holds whole labels
     label_names: tuple[str, ...] | None = None  # the name of label 0, 1, ..., where labels have names
+    is_query: Bool[np.ndarray, " n"] | None = None  # queries, or else in the gallery; None: every image is both
 
 
 def load_collection(name: str, images: str) -> Collection:
@@ -68,51 +71,6 @@ def fingerprint(collection: Collection) -> str:
     columns = [collection.labels] if collection.coarse is None else [collection.labels, collection.coarse]
     rows = [[str(image_id), *map(int, row)] for image_id, *row in zip(collection.image_ids, *columns, strict=True)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def row_finder(image_ids: Sequence[str] | np.ndarray) -> Callable[[str], int | None]:
-    """Look up rows by image id.
-
-    An id that is not there as written is looked up in the other normalisation of Unicode: file systems and archives
-    differ in whether they write ``é`` as one character or as ``e`` and an accent.
-
-    Args:
-      image_ids: [n] texts.
-
-    Returns:
-      A function from an image id to its row; None where there is none. Of several ids that differ in nothing but
-      normalisation, one in yet another normalisation finds the first.
-
-    >>> find = row_finder(["caf\\u00e9.jpg", "tea.jpg"])
-    >>> find("tea.jpg"), find("cafe\\u0301.jpg"), find("milk.jpg")
-    (1, 0, None)
-    """
-    rows = {str(image_id): row for row, image_id in enumerate(image_ids)}
-    composed: dict[str, int] = {}
-    for image_id, row in rows.items():
-        composed.setdefault(unicodedata.normalize("NFC", image_id), row)
-    return lambda image_id: rows.get(image_id, composed.get(unicodedata.normalize("NFC", image_id)))
-
-
-def picture_finder(collection: Collection) -> Callable[[str], Image.Image | None]:
-    """Look up pictures by image id, as ``row_finder`` looks up rows.
-
-    Returns:
-      A function from an image id to the whole decoded image; None where the id is unknown, or where the image can no
-      longer be decoded.
-    """
-    find = row_finder(collection.image_ids)
-
-    def picture(image_id: str) -> Image.Image | None:
-        row = find(image_id)
-        if row is None:
-            return None
-        try:
-            return collection.read(row)
-        except Exception:  # decoders raise whatever the damage leads them to
-            return None
-
-    return picture
 
 
 def decoded_batches(
@@ -269,6 +227,24 @@ def tfds(images: str) -> Collection:
     )
 
 
+def split_of_set(name: str, images: str) -> Collection:
+    """One split of a published data set in its own layout: ``DIR@train`` or ``DIR@test``; classes are disjoint."""
+    place, at, split = images.rpartition("@")
+    if not at or split not in SPLITS:
+        raise ValueError(
+            f"images: {images!r} names no split; write its folder and @train or @test, such as {name}@train"
+        )
+    found = STANDARD_SETS[name](_directory(place), split)
+    if not found.listed:
+        raise ValueError(f"images: {place} lists no image of the split {split}; unpack the data set again")
+    return _from_split(name, found)
+
+
+def whole_set(name: str, images: str) -> Collection:
+    """A published data set in its own layout, whose images are all for testing."""
+    return _from_split(name, LANDMARK_SETS[name](_directory(images)))
+
+
 def _directory(images: str) -> Path:
     if not Path(images).is_dir():
         raise ValueError(f"images: no directory {images}; name the folder that holds the images")
@@ -316,10 +292,24 @@ def _from_list(name: str, root: Path, listed: Sequence[Listed]) -> Collection:
     return found._replace(coarse=coarse)
 
 
+def _from_split(name: str, found: Split) -> Collection:
+    """The record of a split; images with a box are cut to it."""
+
+    def read(row: int) -> Image.Image:
+        image = read_image(find_file(found.root, found.listed[row].image_id.removeprefix(QUERY)))
+        box = found.boxes[row] if found.boxes else None
+        return image.crop(box) if box else image
+
+    is_query = None if found.is_query is None else np.array(found.is_query)
+    return _from_list(name, found.root, found.listed)._replace(read=read, is_query=is_query)
+
+
 COLLECTIONS: dict[str, Callable[[str], Collection]] = {
     "folder": folder,
     "ukbench": ukbench,
     "grocerystore": grocerystore,
     "csv": csv,
     "tfds": tfds,
+    **{name: partial(split_of_set, name) for name in STANDARD_SETS},
+    **{name: partial(whole_set, name) for name in LANDMARK_SETS},
 }

@@ -275,6 +275,7 @@ def _write(
         source={**source, "skipped": len(skipped)},
         coarse=None if collection.coarse is None else collection.coarse[kept],
         label_names=collection.label_names,
+        is_query=None if collection.is_query is None else collection.is_query[kept],
     )
     store.write_features(path, feature_set, {"skipped_image_ids": np.array(skipped)} if skipped else None)
     return count, skipped

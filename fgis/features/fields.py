@@ -77,8 +77,9 @@ def read_fields(file: h5py.File, path: str | Path) -> FeatureSet:
         raise UserError(f"{named(path)}: image id {str(image_ids[row])!r} stands in several rows; ids must be unique")
     labels = file["labels"][...].astype(np.int64)
     return FeatureSet(
-        None, labels, image_ids, source, _read_coarse(file, labels, path), _read_label_names(file, labels, path)
-    )
+        None, labels, image_ids, source, _read_coarse(file, labels, path), _read_label_names(file, labels, path),
+        _read_is_query(file, labels, path),
+    )  # fmt: skip
 
 
 def _read_coarse(file: h5py.File, labels: np.ndarray, path: str | Path) -> np.ndarray | None:
@@ -117,6 +118,21 @@ def _read_label_names(file: h5py.File, labels: np.ndarray, path: str | Path) -> 
             "label from 0 on, or no label_names"
         )
     return names
+
+
+def _read_is_query(file: h5py.File, labels: np.ndarray, path: str | Path) -> np.ndarray | None:
+    """Whether each image [n] is a query and not in the gallery; None where the file has no ``is_query``."""
+    if "is_query" not in file:
+        return None
+    dataset = file["is_query"]
+    fits = isinstance(dataset, h5py.Dataset) and dataset.shape == labels.shape and dataset.dtype.kind in "biu"
+    marks = dataset[...].astype(bool) if fits else np.zeros(0, bool)
+    if not fits or marks.all() or not marks.any():
+        raise UserError(
+            f"{named(path)}: is_query does not say which of {len(labels)} images are queries (1) and which form the "
+            "gallery (0); store both, or no is_query"
+        )
+    return marks
 
 
 def read_texts(dataset: h5py.Dataset, path: str | Path) -> list[str]:

@@ -1,8 +1,9 @@
 """The HDF5 feature file: write it whole, load it whole, check it, or read rows of it in place.
 
 Datasets ``image_ids`` (UTF-8), ``features`` [n, ...] float16 or float32, ``labels`` [n] int64, as in the published
-experiment, optional coarse labels ``coarse`` [n] int64, optional ``label_names`` (UTF-8, by label), and any named
-extras [n, ...]; attributes say how the features were made. Datasets are contiguous, so rows can be mapped into memory.
+experiment, optional coarse labels ``coarse`` [n] int64, optional ``label_names`` (UTF-8, by label), optional
+``is_query`` [n] (1 for queries, 0 for the gallery), and any named extras [n, ...]; attributes say how the features were
+made. Datasets are contiguous, so rows can be mapped into memory.
 A file with only the three published datasets loads as well. Every defect is a UserError that begins with the path, or
 with "the bundled features"; ``~`` is expanded in every path.
 """
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fgis.base import FeatureSet
 from fgis.errors import UserError
@@ -54,6 +55,7 @@ class Rows(NamedTuple):
     read: Callable[[Int[np.ndarray, " b"]], Float[np.ndarray, "b ..."]]
     coarse: Int[np.ndarray, " n"] | None = None
     label_names: tuple[str, ...] | None = None  # the name of label 0, 1, ...
+    is_query: Bool[np.ndarray, " n"] | None = None  # queries, or else in the gallery; None: every image is both
 
 
 def weights_label(weights: str) -> str:
@@ -106,6 +108,8 @@ def write_features(path: str | Path, feature_set: FeatureSet, extras: Mapping[st
     labels, datasets = np.asarray(feature_set.labels, np.int64), dict(extras or {})
     if feature_set.coarse is not None:
         datasets["coarse"] = np.asarray(feature_set.coarse, np.int64)
+    if feature_set.is_query is not None:
+        datasets["is_query"] = np.asarray(feature_set.is_query, np.uint8)
     if feature_set.label_names is not None:
         uncovered = find_unnamed(feature_set.label_names, labels)
         if uncovered is not None:
@@ -191,7 +195,10 @@ def open_rows(path: str | Path = "") -> Rows:
         _require_finite(values, rows, fields.image_ids, path)
         return values
 
-    return Rows(shape, dtype, fields.labels, fields.image_ids, fields.source, read, fields.coarse, fields.label_names)
+    return Rows(
+        shape, dtype, fields.labels, fields.image_ids, fields.source, read, fields.coarse, fields.label_names,
+        fields.is_query,
+    )  # fmt: skip
 
 
 def read_skipped(path: str | Path = "") -> tuple[str, ...]:

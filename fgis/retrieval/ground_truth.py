@@ -3,7 +3,6 @@
 A junk image is neither right nor wrong: it is taken out of the ranking, so that whatever is behind it moves up.
 """
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,52 +32,6 @@ class QueryLists(NamedTuple):
     gallery_ids: list[str]  # [g]
     relevant: list[list[int]]  # [q] lists of gallery places
     junk: list[list[int]]  # [q] lists of gallery places
-
-
-ARRAY_NAMES = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
-}  # fmt: skip
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads containers, numbers, text and NumPy arrays alone; a pickle could run any code otherwise."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The few names that arrays are made of."""
-        if (module, name) not in ARRAY_NAMES:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which a ground truth has no use for")
-        return super().find_class(module, name)
-
-
-def read_revisited(path: str | Path) -> dict[str, Any]:
-    """The ground truth of revisited Oxford or Paris.
-
-    Args:
-      path: ``gnd_roxford5k.pkl`` or ``gnd_rparis6k.pkl``.
-
-    Returns:
-      {"imlist": gallery names, "qimlist": query names, "gnd": [{"easy", "hard", "junk": gallery places, …}]}.
-
-    Raises:
-      UserError: anything else, also a pickle that holds more than arrays, text and numbers: it is not executed.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            content = _ArrayUnpickler(file).load()
-        for one in content["gnd"]:
-            places = [int(place) for key in ("easy", "hard", "junk") for place in one[key]]
-            if not all(0 <= place < len(content["imlist"]) for place in places):
-                raise ValueError(f"a place beyond its {len(content['imlist'])} images")
-        if len(content["gnd"]) != len(content["qimlist"]):
-            raise ValueError(f"{len(content['gnd'])} entries for {len(content['qimlist'])} queries")
-    except Exception as error:  # a damaged pickle raises almost anything
-        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"{path}: no revisited ground truth ({reason}); take gnd_roxford5k.pkl or gnd_rparis6k.pkl"
-        ) from error
-    return content
 
 
 def revisited(ground_truth: Mapping[str, Any], difficulty: str) -> QueryLists:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from fgis.errors import UserError
-from fgis.features.collection import COLLECTIONS, fingerprint, load_collection, picture_finder, row_finder
+from fgis.features.collection import COLLECTIONS, fingerprint, load_collection
+from fgis.features.lookup import picture_finder, row_finder
 
 RED, BLUE = (200, 10, 20), (20, 10, 200)
 

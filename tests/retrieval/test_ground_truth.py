@@ -1,5 +1,3 @@
-import pickle
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,6 @@ from fgis.retrieval.ground_truth import (
     holidays,
     mean_precision,
     read_landmarks,
-    read_revisited,
     revisited,
     shift_junk,
 )
@@ -33,28 +30,11 @@ GROUND_TRUTH = {
         ("hard", [[0, 3], [1]], [[1, 2], []]),
     ],
 )
-def test_revisited_difficulties(difficulty, relevant, junk, tmp_path):
-    (tmp_path / "gnd.pkl").write_bytes(pickle.dumps(GROUND_TRUTH, protocol=2))
-    lists = revisited(read_revisited(tmp_path / "gnd.pkl"), difficulty)
+def test_revisited_difficulties(difficulty, relevant, junk):
+    lists = revisited(GROUND_TRUTH, difficulty)
     assert lists == (["q", "r"], ["a", "b", "c", "d"], relevant, junk)
     with pytest.raises(ValueError, match=r"^difficulty: 'x' found; known: easy, hard, medium"):
         revisited(GROUND_TRUTH, "x")
-
-
-class Harmful:
-    def __reduce__(self):
-        return (open, ("harm", "w"))
-
-
-@pytest.mark.parametrize("content", [Harmful(), {"gnd": [Harmful()]}, {"imlist": []}, [1], "truncated", "absent"])
-def test_a_pickle_that_is_no_ground_truth_is_refused_and_not_run(content, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    whole = pickle.dumps(GROUND_TRUTH if content == "truncated" else content)
-    if content != "absent":
-        (tmp_path / "gnd.pkl").write_bytes(whole[: len(whole) // 2] if content == "truncated" else whole)
-    with pytest.raises(UserError, match="no revisited ground truth"):
-        read_revisited("gnd.pkl")
-    assert not (tmp_path / "harm").exists()
 
 
 def test_landmarks_are_read_from_their_text_files(tmp_path):
