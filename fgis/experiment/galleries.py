@@ -12,6 +12,7 @@ from PIL import Image
 
 from fgis import files
 from fgis.errors import UserError, naming
+from fgis.experiment import graphs
 from fgis.experiment.build import Scoring, build_rerank, build_scoring, head_fits
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
 from fgis.experiment.differences import describe_difference, differences
@@ -25,8 +26,9 @@ from fgis.gallery.scan import Scan, register_plugins, scan_folder
 from fgis.gallery.search import SearchGallery
 from fgis.gallery.store import DATABASE, ImageRecord, Store, open_store, writing
 from fgis.ranges import nearest
+from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.operating_point import OperatingPoint
-from fgis.retrieval.rerank import RERANKERS, Rerank
+from fgis.retrieval.rerank import DIRECTIONS, RERANKERS, Rerank
 from fgis.retrieval.search import prepare_gallery
 
 NAME = "gallery.json"
@@ -98,6 +100,9 @@ def index_gallery(
             done = index.index_folder(scan, store, extraction_settings(settings.features), load, progress=progress)
             if done.images:
                 _read_point(store, store.records(), build_scoring(settings), _describe_inputs(settings), save=True)
+            if 1 < done.images <= graphs.MOST_WHEN_INDEXED and settings.distance in DIRECTIONS and not about.workdir:
+                features = np.concatenate([block for _, block in _prepared_blocks(store, build_scoring(settings))])
+                graphs.keep_graph(gallery, features, _graph_key(store, settings))
             return done
 
 
@@ -128,9 +133,8 @@ def load_gallery(
         workdir, step = about.workdir, about.step if step is None else step
     if step is not None and not workdir:
         raise UserError(f"--step={step}: of which run? {gallery} has none; name a --workdir, or leave --step out")
-    if config is None:
-        saved = files.read_json(Path(workdir) / "config.json") if workdir else None
-        config = saved if isinstance(saved, dict) else about.config
+    saved = files.read_json(Path(workdir) / "config.json") if workdir and config is None else None
+    config = config or (saved if isinstance(saved, dict) else about.config)
     _refuse_other_features(config, about, place)
     settings, store = read_settings(config), open_store(place)
     scoring = build_scoring(settings)
@@ -140,15 +144,16 @@ def load_gallery(
             raise UserError(f"{gallery}: no image in this gallery; index a folder that holds some")
         features = np.concatenate([block for _, block in _prepared_blocks(store, scoring)])
         point = _read_point(store, records, scoring, _describe_inputs(settings))
-    labels, names = number_labels_of([one.label for one in records])
+        key = _graph_key(store, settings)
+    (labels, names), root = number_labels_of([one.label for one in records]), Path(about.images)
     ids = {one.image_id for one in records}
-    root, describer = Path(about.images), cache(lambda: _load_extractor(settings, about.weights_sha256))
+    describer = cache(lambda: _load_extractor(settings, about.weights_sha256))
     wanted = extraction_settings(settings.features)
-    plain = _search_gallery(settings, scoring, records, features)._replace(labels=labels, point=point)
+    graph = GalleryGraph(lambda: graphs.keep_graph(place, features, key))
+    plain = _search_gallery(settings, scoring, records, features)._replace(labels=labels, point=point, graph=graph)
     heads, head = _further_heads(plain, more), str(workdir) or FEATURES
-    if workdir:
-        heads[head] = cache(partial(_embed_gallery, plain, config, head, step))
-    made = f"{len(records)} images of {Path(about.images).name}, described by {settings.features.backbone}"
+    heads |= {head: cache(partial(_embed_gallery, plain, config, head, step))} if workdir else {}
+    made = f"{len(records)} images of {root.name}, described by {settings.features.backbone}"
     return LoadedGallery(
         search=heads[head](),
         records=records,
@@ -214,6 +219,7 @@ def _embed_gallery(plain: SearchGallery, config: Mapping[str, Any], workdir: str
         embeddings=embeddings,
         prepared=prepare_gallery(embeddings, distance),
         embed=embed,
+        graph=GalleryGraph(),
         words=_search_words(read_settings(config), len(embeddings), words),
     )
 
@@ -232,6 +238,11 @@ def _further_heads(plain: SearchGallery, workdirs: Sequence[str]) -> dict[str, C
 def _prepared_blocks(store: Store, scoring: Scoring) -> Iterator[tuple[int, Float[np.ndarray, "b f"]]]:
     for start, block in store.vector_blocks():
         yield start, np.asarray(scoring.prepare(block))
+
+
+def _graph_key(store: Store, settings: ExperimentSettings) -> dict[str, Any]:
+    """What the neighbours of a gallery's images by features depend on."""
+    return {"generation": store.meta("generation"), **settings.inputs._asdict()}
 
 
 def _describe_inputs(settings: ExperimentSettings) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from PIL import Image
 from fgis.base import Neighbours
 from fgis.distances import pairwise_distances
 from fgis.retrieval import open_set
+from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.operating_point import OperatingPoint, choose_operating_point
 from fgis.retrieval.rerank import FirstSearch, Rerank
 from fgis.retrieval.search import Gallery, search
@@ -37,6 +38,7 @@ class SearchGallery(NamedTuple):
     embed: Callable[[Float[np.ndarray, "m f"]], Float[np.ndarray, "m d"]]  # prepared features -> embeddings
     point: OperatingPoint | None  # when the object of a query counts as known; None where nothing tells
     words: str  # what is searched, for people
+    graph: GalleryGraph | None = None  # what re-rankings need of the embeddings alone
     find: Find | None = None  # an engine elsewhere that finds the nearest embeddings; None: they are searched here
 
 
@@ -120,7 +122,7 @@ def rank_picture(
     own = gallery.judging is not gallery.prepared  # otherwise the first search has answered this as well
     nearest = float((search(prepared, gallery.judging, 1) if own else neighbours).distances[0, 0])
     if options.rerank:
-        neighbours = options.rerank(FirstSearch(query, gallery.embeddings, rows, distance, neighbours))
+        neighbours = options.rerank(FirstSearch(query, gallery.embeddings, rows, distance, neighbours, gallery.graph))
     elif options.farthest:
         distances = np.asarray(_compiled_distances(query, gallery.embeddings, distance))
         order = np.argsort(-distances, axis=1, kind="stable")[:, :k]

@@ -18,13 +18,26 @@ suit objects of about four images; the references, with tens of images each, tak
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from fgis.base import Neighbours
 from fgis.ranges import Count, Finite, Share, ShareBelowOne, require
+from fgis.retrieval.first_search import (
+    DIRECTIONS,
+    FirstSearch,
+    Rerank,
+    depth_of,
+    first_search,
+    gallery_part,
+    nearest_in_graph,
+    nearest_of_queries,
+    prepare_members,
+    prepared_gallery,
+    to_directions,
+)
+from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.measures import to_unit
 from fgis.retrieval.neighbourhoods import (
     diffuse,
@@ -35,60 +48,16 @@ from fgis.retrieval.neighbourhoods import (
     mean_codes,
     mean_cosine,
     mutual_graph,
-    nearest_of_members,
     powers,
     reciprocal,
     sparse_rows,
     weighted_sums,
 )
-from fgis.retrieval.search import find_places, prepare_queries, search
+from fgis.retrieval.search import Gallery, search
 
-DIRECTIONS = ("cosine", "unit_euclidean")  # distances that rank by the cosine
+__all__ = ["DIRECTIONS", "RERANKERS", "FirstSearch", "Rerank", "first_search"]
+
 COLUMNS = 64  # queries whose equations are in memory together
-
-
-class FirstSearch(NamedTuple):
-    """The first search, which a re-ranking begins with, and what it was made in."""
-
-    queries: Float[Array | np.ndarray, "q d"]
-    gallery: Float[Array | np.ndarray, "g d"]
-    gallery_rows: Int[np.ndarray, " g"]
-    distance: str
-    neighbours: Neighbours  # [q, k]: the k nearest gallery rows, the query itself included
-
-
-Rerank = Callable[[FirstSearch], Neighbours]  # a method, its hyperparameters bound
-
-
-def first_search(
-    queries: Float[Array | np.ndarray, "q d"],
-    gallery: Float[Array | np.ndarray, "g d"],
-    k: int,
-    distance: str = "cosine",
-    gallery_rows: Int[np.ndarray, " g"] | None = None,
-) -> FirstSearch:
-    """Searches as ``search`` does, and keeps what a re-ranking needs.
-
-    Args:
-      queries: embeddings [q, d].
-      gallery: embeddings [g, d].
-      k: how many neighbours: the depth of what is re-ranked.
-      distance: a key of ``fgis.distances.DISTANCES``.
-      gallery_rows: [g] the row ids of the gallery, 0 … g−1 by default.
-
-    Returns:
-      The argument of every method of ``RERANKERS``.
-
-    Raises:
-      ValueError: as ``search``.
-
-    >>> points = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], np.float32)
-    >>> average_query_expansion(first_search(points[:1], points, 2), n=2).rows
-    array([[0, 1]])
-    """
-    gallery_rows = np.arange(len(gallery)) if gallery_rows is None else gallery_rows
-    neighbours = search(queries, gallery, k, distance, gallery_rows=gallery_rows)
-    return FirstSearch(queries, gallery, gallery_rows, distance, neighbours)
 
 
 def average_query_expansion(first: FirstSearch, *, n: Count = 3) -> Neighbours:
@@ -126,10 +95,10 @@ def weighted_query_expansion(first: FirstSearch, *, n: Count = 3, alpha: Finite 
     Reference: Radenović, Tolias and Chum, Fine-tuning CNN image retrieval with no human annotation, TPAMI 2018.
     """
     require(weighted_query_expansion, n=n, alpha=alpha)
-    queries, vectors = _directions(first)
-    places, cosines = _nearest_of_queries(first, queries, vectors, n)
+    queries, vectors = to_directions(first)
+    places, cosines = nearest_of_queries(first, queries, vectors, n)
     expanded = weighted_sums(vectors, places, powers(cosines, alpha), start=queries)
-    return search(expanded, vectors, _depth(first), gallery_rows=first.gallery_rows)
+    return search(expanded, prepared_gallery(first, vectors), depth_of(first))
 
 
 def database_augmentation(first: FirstSearch, *, k: Count = 4, alpha: Finite = 3.0) -> Neighbours:
@@ -150,7 +119,9 @@ def database_augmentation(first: FirstSearch, *, k: Count = 4, alpha: Finite = 3
     Revaud and Larlus, End-to-end learning of deep visual representations for image retrieval, IJCV 2017.
     """
     require(database_augmentation, k=k, alpha=alpha)
-    return search(*_augmented(first, k, alpha), _depth(first), gallery_rows=first.gallery_rows)
+    queries, vectors = _augmented(first, k, alpha)
+    gallery = gallery_part(first, ("augmented gallery", k, alpha), lambda: prepare_members(first, vectors, "cosine"))
+    return search(queries, gallery, depth_of(first))
 
 
 def local_scaling(first: FirstSearch, *, k: Count = 10) -> Neighbours:
@@ -174,16 +145,18 @@ def local_scaling(first: FirstSearch, *, k: Count = 10) -> Neighbours:
     Reference: Conneau, Lample, Ranzato, Denoyer and Jégou, Word translation without parallel data, ICLR 2018.
     """
     require(local_scaling, k=k)
-    queries, vectors = _directions(first)
-    k, rows = min(k, len(vectors)), first.gallery_rows
-    _, cosines = nearest_of_members(vectors, rows, k, own=False)
-    around = mean_cosine(cosines)
-    _, cosines = _nearest_of_queries(first, queries, vectors, k + 1)
+    queries, vectors = to_directions(first)
+    k = min(k, len(vectors))
+
+    def scale_gallery() -> Gallery:
+        """One product gives 2 cos(q, x) − r(x): one more column on either side, and the search is exact."""
+        around = mean_cosine(nearest_in_graph(first, vectors, k, own=False)[1])
+        return prepare_members(first, np.concatenate([vectors, around[:, None]], axis=1), "inner_product")
+
+    _, cosines = nearest_of_queries(first, queries, vectors, k + 1)
     others = np.where(is_member(cosines)[:, None], cosines[:, 1:], cosines[:, :-1])
-    # One product gives 2 cos(q, x) − r(x): one more column on either side, and the search is exact.
     queries = np.concatenate([2 * queries, np.full((len(queries), 1), -1, np.float32)], axis=1)
-    vectors = np.concatenate([vectors, around[:, None]], axis=1)
-    scaled = search(queries, vectors, _depth(first), "inner_product", gallery_rows=rows)
+    scaled = search(queries, gallery_part(first, ("scaled gallery", k), scale_gallery), depth_of(first))
     return scaled._replace(distances=scaled.distances + mean_cosine(others)[:, None])
 
 
@@ -204,7 +177,11 @@ def augmented_local_scaling(first: FirstSearch, *, k: Count = 4, alpha: Finite =
     """
     require(augmented_local_scaling, k=k, alpha=alpha, scale_k=scale_k)
     queries, vectors = _augmented(first, k, alpha)
-    return local_scaling(first_search(queries, vectors, _depth(first), "cosine", first.gallery_rows), k=scale_k)
+    gallery = gallery_part(first, ("augmented gallery", k, alpha), lambda: prepare_members(first, vectors, "cosine"))
+    graph = gallery_part(first, ("augmented graph", k, alpha), GalleryGraph) if first.graph else None
+    neighbours = search(queries, gallery, depth_of(first))
+    again = FirstSearch(queries, vectors, first.gallery_rows, "cosine", neighbours, graph)
+    return local_scaling(again, k=scale_k)
 
 
 def k_reciprocal(
@@ -235,23 +212,28 @@ def k_reciprocal(
     Reference: Zhong, Zheng, Cao and Li, Re-ranking person re-identification with k-reciprocal encoding, CVPR 2017.
     """
     require(k_reciprocal, k1=k1, k2=k2, weight=weight, candidates=candidates)
-    queries, vectors = _directions(first)
+    queries, vectors = to_directions(first)
     size, half = len(vectors), max(1, int(np.around(k1 / 2)))
     k1, k2, half = min(k1, size), min(k2, size + 1), min(half, size)
-    candidates = min(max(candidates, _depth(first)), size)
-    listed, cosines = nearest_of_members(vectors, first.gallery_rows, max(k1 + 1, k2))
-    halves = reciprocal(listed, cosines, cosines[:, half], half)
-    codes = encode(vectors, vectors, reciprocal(listed, cosines, cosines[:, k1], k1), halves)
-    averaged = mean_codes(codes, listed, (cosines > 0) & (np.arange(listed.shape[1]) < k2))
-    places, near = _nearest_of_queries(first, queries, vectors, max(candidates, k1 + 1, k2))
-    own = encode(queries, vectors, reciprocal(places, near, cosines[:, k1], k1), halves)
+    candidates = min(max(candidates, depth_of(first)), size)
+
+    def encode_members() -> tuple[Any, Any, Any, np.ndarray]:
+        listed, cosines = nearest_in_graph(first, vectors, max(k1 + 1, k2))
+        halves = reciprocal(listed, cosines, cosines[:, half], half)
+        codes = encode(vectors, vectors, reciprocal(listed, cosines, cosines[:, k1], k1), halves)
+        averaged = mean_codes(codes, listed, (cosines > 0) & (np.arange(listed.shape[1]) < k2))
+        return codes, averaged, halves, cosines[:, k1]
+
+    codes, averaged, halves, radius = gallery_part(first, ("codes", k1, k2), encode_members)
+    places, near = nearest_of_queries(first, queries, vectors, max(candidates, k1 + 1, k2))
+    own = encode(queries, vectors, reciprocal(places, near, radius, k1), halves)
     rank = np.arange(places.shape[1]) - is_member(near)[:, None]  # of a query that is a member, the first is itself
     own = mean_codes(codes, places, (near > 0) & (rank >= 0) & (rank < k2 - 1), own)
     places, near = places[:, :candidates], near[:, :candidates]
     there = places >= 0
     keys = (1 - weight) * jaccard_distances(own, averaged, places) + weight * (1 - np.where(there, near, 0))
     keys, rows = np.where(there, keys, np.inf), np.where(there, first.gallery_rows[places], -1)
-    return first_by_key(keys.astype(np.float32), rows, _depth(first))
+    return first_by_key(keys.astype(np.float32), rows, depth_of(first))
 
 
 def diffusion(first: FirstSearch, *, k: Count = 5, alpha: ShareBelowOne = 0.5, gamma: Finite = 3.0) -> Neighbours:
@@ -278,10 +260,11 @@ def diffusion(first: FirstSearch, *, k: Count = 5, alpha: ShareBelowOne = 0.5, g
     Bousquet, Lal, Weston and Schölkopf, Learning with local and global consistency, NIPS 2003.
     """
     require(diffusion, k=k, alpha=alpha, gamma=gamma)
-    queries, vectors = _directions(first)
-    depth, k = _depth(first), min(k, len(vectors))
-    graph = mutual_graph(*nearest_of_members(vectors, first.gallery_rows, k, own=False), gamma)
-    places, cosines = _nearest_of_queries(first, queries, vectors, max(k, depth))
+    queries, vectors = to_directions(first)
+    depth, k = depth_of(first), min(k, len(vectors))
+    flow_graph = lambda: mutual_graph(*nearest_in_graph(first, vectors, k, own=False), gamma)
+    graph = gallery_part(first, ("flow graph", k, gamma), flow_graph)
+    places, cosines = nearest_of_queries(first, queries, vectors, max(k, depth))
     sources = sparse_rows(places[:, :k], cosines[:, :k] > 0, len(vectors), powers(cosines[:, :k], gamma))
     rows = np.append(first.gallery_rows, -1)  # the last: for places that are empty
     ranked = []
@@ -307,43 +290,17 @@ RERANKERS: dict[str, Callable[..., Neighbours]] = {
 }
 
 
-def _depth(first: FirstSearch) -> int:
-    return first.neighbours.rows.shape[1]
-
-
-def _directions(first: FirstSearch) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and gallery as unit vectors; ``ValueError`` where the distance compares anything but directions."""
-    if first.distance not in DIRECTIONS:
-        raise ValueError(
-            f"distance: {first.distance!r} found; re-ranking compares directions, choose {' or '.join(DIRECTIONS)}"
-        )
-    return prepare_queries(first.queries, "cosine"), prepare_queries(first.gallery, "cosine", "gallery")
-
-
-def _nearest_of_queries(
-    first: FirstSearch, queries: np.ndarray, vectors: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Gallery places [q, n] of the nearest of each query, and their cosines; -1 and -inf where there is none.
-
-    Those of the first search, where it ranks by cosine distances and is deep enough.
-    """
-    neighbours, n = first.neighbours, min(n, len(vectors) + 1)
-    if first.distance != "cosine" or _depth(first) < n:
-        neighbours = search(queries, vectors, n, gallery_rows=first.gallery_rows)
-    rows = neighbours.rows[:, :n]
-    places = find_places(rows, first.gallery_rows)
-    if ((places < 0) & (rows >= 0)).any():
-        raise ValueError("first: neighbours of another gallery found; one of their rows is not in gallery_rows")
-    return places, 1 - neighbours.distances[:, :n]
-
-
 def _augmented(first: FirstSearch, k: int, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Queries and gallery, every vector replaced by the weighted sum of its ``k`` nearest, itself included."""
-    queries, vectors = _directions(first)
+    queries, vectors = to_directions(first)
     k = min(k, len(vectors) + 1)  # a query that is no member, and the whole gallery
-    places, cosines = nearest_of_members(vectors, first.gallery_rows, k)
-    augmented = to_unit(weighted_sums(vectors, places, powers(cosines, alpha)))
-    places, cosines = _nearest_of_queries(first, queries, vectors, k)
+
+    def augment() -> np.ndarray:
+        places, cosines = nearest_in_graph(first, vectors, k)
+        return to_unit(weighted_sums(vectors, places, powers(cosines, alpha)))
+
+    augmented = gallery_part(first, ("augmented", k, alpha), augment)
+    places, cosines = nearest_of_queries(first, queries, vectors, k)
     weights, member = powers(cosines, alpha), is_member(cosines)[:, None]
     weights[:, -1:] *= member  # a query that is no member comes first itself, and k - 1 of the gallery behind it
     return to_unit(weighted_sums(vectors, places, weights, start=np.where(member, 0, queries))), augmented

@@ -93,7 +93,8 @@ def rank_rows(
         neighbours = Neighbours(part.rows[order][None], distances[order][None])
     if rerank:
         embeddings = gallery.embeddings if part is None else gallery.embeddings[part.rows]
-        neighbours = rerank(FirstSearch(query, embeddings, searched, gallery.prepared.distance, neighbours))
+        graph = gallery.graph if part is None else None  # a part has a graph of its own
+        neighbours = rerank(FirstSearch(query, embeddings, searched, gallery.prepared.distance, neighbours, graph))
     kept = (neighbours.rows[0] >= 0) & (neighbours.rows[0] != (-1 if own is None else own))
     return Neighbours(neighbours.rows[:, kept][:, :k], np.asarray(neighbours.distances)[:, kept][:, :k])
 

@@ -5,8 +5,9 @@ import pytest
 
 from fgis.base import Neighbours
 from fgis.retrieval import rerank
+from fgis.retrieval.graph import DEEPEST, GalleryGraph
 from fgis.retrieval.rerank import RERANKERS, FirstSearch, first_search
-from fgis.retrieval.search import search
+from fgis.retrieval.search import prepare_queries, search
 from fgis.retrieval.selection import choose_on_other_folds
 
 RNG = np.random.default_rng(0)
@@ -406,3 +407,25 @@ def test_every_method_is_in_the_table():
     assert all(function.__name__ == name for name, function in RERANKERS.items())
     assert isinstance(rerank_first("diffusion"), Neighbours)
     assert {name for name in vars(rerank) if name in RERANKERS} == set(RERANKERS)
+
+
+def copies(count=60):
+    """A gallery with more copies of one image than a graph is deep, and a zero vector."""
+    gallery = objects(count=count // 5, seed=3)
+    gallery[10 : 12 + DEEPEST] = gallery[4]
+    gallery[-1] = 0
+    return gallery
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+@pytest.mark.parametrize("gallery", [GALLERY, copies()], ids=["objects", "copies"])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_kept_of_a_gallery_changes_no_bit(name, gallery, known):
+    """Whether its neighbours are known beforehand or not, and however often it is searched."""
+    vectors = prepare_queries(gallery, "cosine")
+    graph = GalleryGraph(lambda: search(vectors, vectors, DEEPEST) if known else None)
+    for query in (gallery[[4, 17]], gallery[[0]], STRANGERS[:3], gallery[[4, 17]]):
+        first = first_search(query, gallery, 6, "cosine", np.arange(len(gallery)))
+        expected, found = RERANKERS[name](first), RERANKERS[name](first._replace(graph=graph))
+        np.testing.assert_array_equal(found.rows, expected.rows)
+        np.testing.assert_array_equal(found.distances, expected.distances)
