@@ -18,5 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = ukbench.get_config()
     config.features.update(path="features/photos.h5", collection="folder", on_bad_image="skip")
     config.features.update(backbone="efficientnet_lite0", image_size=(224, 224))
-    config.evaluation.update(metrics=("recall@1", "recall@4", "r_precision", "map@r"), published=())
+    config.evaluation.update(metrics=("recall@1", "recall@4", "r_precision", "map@r"), published=(), transfer="")
+    config.photo_folds = 4
     return config

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fgis.retrieval import rerank as rerank
     from fgis.retrieval.evaluate import evaluate as evaluate
     from fgis.retrieval.evaluate import object_folds as object_folds
+    from fgis.retrieval.evaluate import photo_folds as photo_folds
     from fgis.retrieval.evaluate import protocol as protocol
     from fgis.retrieval.search import prepare_gallery as prepare_gallery
     from fgis.retrieval.search import search as search
@@ -70,6 +71,7 @@ PUBLIC = {
     "objectives": ("fgis.learning.objectives", ""),
     "pair_losses": ("fgis.learning.pair_losses", ""),
     "pairwise_distances": ("fgis.distances", "pairwise_distances"),
+    "photo_folds": ("fgis.retrieval.evaluate", "photo_folds"),
     "prepare": ("fgis.learning.heads", "prepare"),
     "prepare_gallery": ("fgis.retrieval.search", "prepare_gallery"),
     "protocol": ("fgis.retrieval.evaluate", "protocol"),

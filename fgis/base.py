@@ -101,10 +101,11 @@ class Protocol(NamedTuple):
 
 
 class RunPlan(NamedTuple):
-    """One training run: its seed, and the fold of objects that it is not trained on (-1: it is trained on all)."""
+    """One training run: its seed, and the fold that it is not trained on (-1: it is trained on all images)."""
 
     seed: int
     fold: int
+    photos: bool = False  # whether the fold is one of photos and not one of objects
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -105,7 +105,9 @@ def _embed_by_run(opened: Any, rows: Any) -> list[Embedded]:
     opened.refuse_other_size()
     own, plans = opened.has_own_images, list(enumerate(opened.plans))
     everything = next((number for number, plan in plans if plan.fold < 0), None)
-    without, fold = next(((number, plan.fold) for number, plan in plans if plan.fold >= 0), (None, -1))
+    without, fold = next(
+        ((number, plan.fold) for number, plan in plans if plan.fold >= 0 and not plan.photos), (None, -1)
+    )
     other = "trained on other images"
     if without is not None and (own or everything is None):
         unseen = build_folds(opened.settings, opened.rows.labels)[rows] == fold if own else None

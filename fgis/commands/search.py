@@ -36,6 +36,7 @@ class Options(NamedTuple):
     step: Annotated[int | None, "the checkpoint whose heads embed; the latest without it"] = None
     engine: Annotated[str, "milvus:ADDRESS: search the collection that --mode=export wrote there"] = ""
     collection: Annotated[str, "the collection of Milvus"] = "fgis"
+    use_head: Annotated[str, "of the run: always, never, or auto: where its report shows that it helps"] = "auto"
 
 
 def run(config: Any, workdir: Path | None, options: Options) -> None:
@@ -63,6 +64,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     if first is None:
         _tell(left_out, options)
         raise UserError(f"--image={options.image}: none of {len(paths)} pictures can be used; repair one")
+    if searched.gallery.note:
+        print(f"fgis: ranked by {searched.gallery.note}", file=sys.stderr)
     wanted = SearchOptions(options.k, searched.make_rerank(options.rerank), options.farthest)
     folder = (workdir or PAGES) / "search"
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,10 +111,13 @@ def _open(config: Any, workdir: Path | None, options: Options) -> Searched:
     if options.gallery:
         return _open_gallery(config, workdir, options)
     from fgis.experiment.build import build_rerank
+    from fgis.experiment.head_use import why_not, with_note
     from fgis.experiment.run import Run
 
+    reason = why_not(workdir, options.step, options.use_head) if workdir else ""
     opened = Run.open(config, workdir, options.step)
-    gallery, rerank = opened.search_gallery, opened.settings.rerank
+    opened.searches_by_head = not reason
+    gallery, rerank = with_note(opened.search_gallery, reason), opened.settings.rerank
     return Searched(
         gallery=gallery,
         describe=lambda image: opened.describe(image),
@@ -128,8 +134,10 @@ def _open_gallery(config: Any, workdir: Path | None, options: Options) -> Search
 
     from fgis.experiment.differences import to_plain
     from fgis.experiment.galleries import load_gallery
+    from fgis.experiment.head_use import check_engine
 
-    loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
+    use_head = check_engine(options.use_head, options.engine)
+    loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step, use_head=use_head)
     if options.engine:
         from fgis.experiment.engines import search_by_engine
 

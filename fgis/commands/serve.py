@@ -21,6 +21,7 @@ class Options(NamedTuple):
     heads: Annotated[str, "further runs whose heads can be chosen on the page: their folders, with commas"] = ""
     engine: Annotated[str, "milvus:ADDRESS: search the collection that --mode=export wrote there"] = ""
     collection: Annotated[str, "the collection of Milvus"] = "fgis"
+    use_head: Annotated[str, "of the run: always, never, or auto: where its report shows that it helps"] = "auto"
 
 
 def run(config: Any, workdir: Path | None, options: Options) -> None:
@@ -44,12 +45,14 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     from fgis.experiment.differences import to_plain
     from fgis.experiment.engines import search_by_engine
     from fgis.experiment.galleries import load_gallery
+    from fgis.experiment.head_use import check_engine
     from fgis.web.app import HOSTS, make_app
 
     listening = listen(options)  # before anything slow: a port that is taken is said at once
     with listening:
+        use_head = check_engine(options.use_head, options.engine)
         more = [name for name in options.heads.split(",") if name]
-        loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step, more)
+        loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step, more, use_head)
         absolute = str(workdir.absolute()) if workdir else ""
         loaded = search_by_engine(loaded, options.gallery, options.engine, absolute, options.collection)
         hosts = ["*"] if options.host in EVERYWHERE else [*HOSTS, options.host]

@@ -21,12 +21,15 @@ def run(config: Any, workdir: Any, options: Options) -> None:
     from fgis import files
     from fgis.experiment import reports, training
     from fgis.experiment.run import Run
+    from fgis.experiment.transfer import open_transfer
     from fgis.report import summary
 
     began = monotonic()
     opened = Run.open(config, workdir)
     total = opened.settings.train.total_steps
     opened.find_picture  # noqa: B018  a folder of pictures that is not there is said before training, not after it
+    if not training.is_finished(workdir, total):
+        open_transfer(opened)  # so is a second feature file that cannot be used
     training.claim(opened, workdir)
     report = files.read_json(workdir / "report.json")
     if training.is_finished(workdir, total) and report:

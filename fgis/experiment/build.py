@@ -1,6 +1,6 @@
 """From checked settings to plain functions and numbers: what an experiment is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from fgis.experiment.config import LOSSES, PAIR_LOSSES, Choice, ExperimentSettin
 from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
 from fgis.learning.recipe import Strategy, make_recipe, make_runs, trace_step
 from fgis.learning.train import Recipe, Runs, TrainingData
-from fgis.retrieval.evaluate import object_folds
+from fgis.retrieval.evaluate import held_out, object_folds, photo_folds
 from fgis.retrieval.rerank import RERANKERS, Rerank
 
 
@@ -47,6 +47,7 @@ class Experiment(NamedTuple):
     runs: Runs
     plans: tuple[RunPlan, ...]  # plans[r] describes run r
     folds: Int[np.ndarray, " n"]  # the fold of every image; all 0 where there are none
+    photo_folds: Int[np.ndarray, " n"]  # the fold of photos of every image; all -1 where there are none
 
 
 def build_scoring(settings: ExperimentSettings) -> Scoring:
@@ -74,9 +75,12 @@ def build_rerank(choice: Choice) -> Rerank | None:
 
 
 def plan_runs(settings: ExperimentSettings) -> tuple[RunPlan, ...]:
-    """The runs, in the order in which parameters are stacked: those on all objects first, then fold by fold."""
-    left_out = ([-1] if settings.closed_set else []) + list(range(settings.folds))
-    return tuple(RunPlan(settings.seed + seed, fold) for fold in left_out for seed in range(settings.seeds))
+    """The runs, in the order in which parameters are stacked: on all images, by fold of objects, by fold of photos."""
+    left_out = [(fold, False) for fold in ([-1] if settings.closed_set else []) + list(range(settings.folds))]
+    left_out += [(fold, True) for fold in range(settings.photo_folds)]
+    return tuple(
+        RunPlan(settings.seed + seed, fold, photos) for fold, photos in left_out for seed in range(settings.seeds)
+    )
 
 
 def build_folds(settings: ExperimentSettings, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -89,6 +93,24 @@ def build_folds(settings: ExperimentSettings, labels: Int[np.ndarray, " n"]) -> 
     if settings.folds > objects:
         raise UserError(f"config.folds: {settings.folds} folds of {objects} objects; write at most {objects}")
     return object_folds(labels, settings.folds, settings.seed) if settings.folds else np.zeros(len(labels), np.int64)
+
+
+def build_photo_folds(settings: ExperimentSettings, labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The fold of photos of every image; all -1 where the settings ask for none.
+
+    Raises:
+      UserError: there are more folds than photos that can be held out.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    photos = int(counts[counts > 1].sum())
+    if settings.photo_folds > photos:
+        raise UserError(
+            f"config.photo_folds: {settings.photo_folds} folds of {photos} photos (of objects with more than one); "
+            "write fewer, or 0 for no evaluation by new photos"
+        )
+    return (
+        photo_folds(labels, settings.photo_folds, settings.seed) if settings.photo_folds else np.full(len(labels), -1)
+    )
 
 
 def build_sampler(choice: Choice) -> samplers.Sampler:
@@ -150,7 +172,9 @@ def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment
         labels, a memory that is smaller than a batch; or a strategy refuses its arguments.
     """
     batch = build_sampler(settings.sampler).batch()
-    folds, plans = build_folds(settings, images.labels), plan_runs(settings)
+    folds, photos = build_folds(settings, images.labels), build_photo_folds(settings, images.labels)
+    plans = plan_runs(settings)
+    seen = {plan: np.flatnonzero(~held_out(plan, folds, photos)) for plan in plans}
     if settings.loss.name in pair_losses.GRADED_LOSSES and images.coarse is None:
         raise UserError(
             f"config.loss.name: {settings.loss.name!r} needs coarse labels (opposites are images of another coarse "
@@ -160,35 +184,39 @@ def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment
         raise UserError(
             f"config.memory.size: {settings.memory.size} is less than a batch of {batch.rows}; write at least that"
         )
-    _refuse_unlearnable(settings, images.labels, folds, plans)
+    _refuse_unlearnable(settings, images.labels, seen)
     try:
         strategy = build_strategy(settings, images.feature_size)
         recipe = make_recipe(strategy, images.feature_size)
         data = TrainingData(images.prepared, images.labels, images.coarse)
-        runs = make_runs(strategy, data, [(plan.seed, np.flatnonzero(folds != plan.fold)) for plan in plans])
+        runs = make_runs(strategy, data, [(plan.seed, seen[plan]) for plan in plans])
         trace_step(recipe, runs, batch.rows, images.feature_size)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"config.{_group_of(settings, str(error))}{error}") from error
-    return Experiment(recipe, runs, plans, folds)
+    return Experiment(recipe, runs, plans, folds, photos)
 
 
 def _refuse_unlearnable(
-    settings: ExperimentSettings, labels: Int[np.ndarray, " n"], folds: Int[np.ndarray, " n"],
-    plans: tuple[RunPlan, ...],
-) -> None:  # fmt: skip
+    settings: ExperimentSettings, labels: Int[np.ndarray, " n"], seen: Mapping[RunPlan, Int[np.ndarray, " m"]]
+) -> None:
     """Refuses a training in which no batch could ever hold a triplet.
 
     A triplet needs two images of one object and an image of another: in the images of every run and, without a memory
     of earlier batches, in one batch.
     """
     sampler, options = settings.sampler.name, build_sampler(settings.sampler)
-    for fold in sorted({plan.fold for plan in plans}):
-        sizes = np.unique(labels[folds != fold], return_counts=True)[1]
+    for plan, rows in seen.items():
+        sizes = np.unique(labels[rows], return_counts=True)[1]
         if len(sizes) < 2 or sizes.max() < 2:
             what = "show one object alone" if len(sizes) < 2 else "show every object once"
-            of_fold = f" without fold {fold}" if fold >= 0 else ""
+            of_fold = f" without fold {plan.fold}" if plan.fold >= 0 else ""
+            if plan.photos:
+                raise UserError(
+                    f"config.photo_folds: the {sizes.sum()} images{of_fold} of {settings.photo_folds} {what}, and a "
+                    "triplet needs two images of one object and one of another; write more folds, or 0 for none"
+                )
             raise UserError(
                 f"config.features.path: the {sizes.sum()} images{of_fold} {what}, and a triplet needs two images of "
                 "one object and one of another; add photos, or search without training (--mode=search)"

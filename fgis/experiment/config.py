@@ -65,6 +65,7 @@ class EvaluationSettings(NamedTuple):
     metrics: tuple[str, ...]
     resamples: Count
     published: tuple[Any, ...]  # (source, evaluation, metric, value): figures of others
+    transfer: str = ""  # a feature file of other objects that the report evaluates the heads on as well; "": none
 
 
 class Choice(NamedTuple):
@@ -85,7 +86,7 @@ class ExperimentSettings(NamedTuple):
 
     seed: Seed
     seeds: Count
-    folds: Whole
+    folds: Whole  # of objects
     closed_set: bool
     distance: str
     features: FeatureSettings
@@ -100,6 +101,7 @@ class ExperimentSettings(NamedTuple):
     reduction: Choice
     optimizer: Choice
     rerank: Choice
+    photo_folds: Whole = 0  # of the photos of each object; 0: no ``new_photos``
 
 
 # For each group, the functions whose keyword-only parameters are the options of a name.
@@ -135,9 +137,11 @@ def read_settings(config: Mapping[str, Any]) -> ExperimentSettings:
         its table, or two choices exclude each other. The line names the key, what was found and what to write.
     """
     config, hints = with_tuples(config), get_type_hints(ExperimentSettings, include_extras=True)
-    _check_keys("", config, hints)
+    _check_keys("", config, hints, ExperimentSettings._field_defaults)
     values: dict[str, Any] = {}
     for key, annotation in hints.items():
+        if key not in config:  # saved before there was such a key
+            continue
         if key in RECORDS:
             values[key] = _read_group(f"{key}.", config[key], RECORDS[key])
         elif key in CHOICES:
@@ -156,13 +160,13 @@ def options_of(group: str, name: str) -> dict[str, Parameter]:
     return {key: one for function in CHOICES[group][name] for key, one in hyperparameters(function).items()}
 
 
-def _check_keys(prefix: str, config: Mapping[str, Any], known: Iterable[str]) -> None:
+def _check_keys(prefix: str, config: Mapping[str, Any], known: Iterable[str], optional: Iterable[str] = ()) -> None:
     known = list(known)
     for key in config:
         if key not in known:
             raise UserError(f"config.{prefix}{key}: no such key; {nearest(key, known)}")
     for key in known:
-        if key not in config:
+        if key not in config and key not in optional:
             raise UserError(f"config.{prefix}{key}: missing; {SHAPE}")
 
 
@@ -175,8 +179,9 @@ def _read_group(prefix: str, config: Any, record: Any) -> Any:
     if not isinstance(config, Mapping):
         raise UserError(f"config.{prefix[:-1]}: {config!r} found, where a group of keys belongs; {SHAPE}")
     hints = get_type_hints(record, include_extras=True)
-    _check_keys(prefix, config, hints)
-    return record(**{key: _read_value(prefix + key, hint, config[key]) for key, hint in hints.items()})
+    _check_keys(prefix, config, hints, record._field_defaults)
+    present = {key: hint for key, hint in hints.items() if key in config}
+    return record(**{key: _read_value(prefix + key, hint, config[key]) for key, hint in present.items()})
 
 
 def _read_choice(group: str, config: Any) -> Choice:
@@ -244,7 +249,9 @@ def _check_numbers(settings: ExperimentSettings) -> None:
     """Numbers that exclude each other."""
     if settings.folds == 1:
         raise UserError("config.folds: 1 leaves nothing to train on; write 0 for none or at least 2")
-    if not settings.folds and not settings.closed_set:
+    if settings.photo_folds == 1:
+        raise UserError("config.photo_folds: 1 leaves nothing to train on; write 0 for none or at least 2")
+    if not settings.folds and not settings.closed_set and not settings.photo_folds:
         raise UserError("config.closed_set: False with config.folds=0 leaves nothing to train; switch one of them on")
     train = settings.train
     if train.checkpoint_every_steps % train.record_every_steps:

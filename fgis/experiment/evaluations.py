@@ -11,9 +11,10 @@ from fgis.base import RunPlan
 from fgis.errors import naming
 from fgis.experiment.build import Scoring, build_rerank
 from fgis.experiment.run import Run, embed_with
+from fgis.experiment.transfer import open_transfer
 from fgis.learning.train import init_states
 from fgis.retrieval import open_set, triplets
-from fgis.retrieval.evaluate import Criteria, evaluate, evaluate_runs, protocol
+from fgis.retrieval.evaluate import Criteria, evaluate_runs
 from fgis.retrieval.intervals import compare, summarize
 from fgis.retrieval.search import search
 
@@ -76,17 +77,15 @@ def evaluate_run(run: Run, triplet_file: str = "", *, strict: bool = False) -> E
             read = partial(triplets.read_triplets, on_bad_line="stop" if strict else "skip")
             triplet_list = read(triplet_file, run.rows.image_ids)
     rows = report_rows(run)
-    criteria = Criteria(tuple(dict.fromkeys((*scoring.metrics, COMPLETE))), scoring.distance, run.rows.coarse)
-    found = {name: evaluate_runs(row.embed, row.plans, folds, labels, criteria) for name, row in rows.items()}
+    photos = run.experiment.photo_folds
+    found = score_rows(run, rows, folds, photos)
     complete = {name: table[COMPLETE] for name, table in found["trained"].items()}
     if COMPLETE not in scoring.metrics:
         for table in (table for row in found.values() for table in row.values()):
-            del table[COMPLETE]
-    if rerank := build_rerank(run.settings.rerank):
-        again = criteria._replace(metrics=scoring.metrics, rerank=rerank)
-        for name, reranked in (("frozen", "frozen_reranked"), ("trained", "reranked")):
-            found[reranked] = evaluate_runs(rows[name].embed, rows[name].plans, folds, labels, again)
+            table.pop(COMPLETE, None)
     gallery_size = {"unseen_gallery": int(np.bincount(folds).max())}
+    if run.settings.photo_folds:  # the largest, as above
+        gallery_size["new_photos"] = len(labels) - int(np.bincount(photos[photos >= 0]).min())
     evaluations: dict[str, Any] = {
         name: compare(
             {row: found[row][name] for row in found}, labels, gallery_size.get(name, len(labels)), scoring.resamples,
@@ -101,34 +100,73 @@ def evaluate_run(run: Run, triplet_file: str = "", *, strict: bool = False) -> E
         evaluations["triplets"] = {
             **triplet_figures(rows, triplet_list.rows, folds, labels, scoring), "left_out": list(triplet_list.left_out)
         }  # fmt: skip
+    if other := open_transfer(run):
+        other.set_checkpoint(run.step, run.params)
+        evaluations |= evaluate_transfer(other, init_states(run.experiment.recipe, run.experiment.runs).params)
     return Evaluated(evaluations, found, complete, rows["trained"].embed)
 
 
-def evaluate_transfer(run: Run) -> dict[str, Any]:
-    """The evaluation ``transfer``: heads on the images of another feature file, none of which they were trained on.
+def score_rows(
+    run: Run, rows: Mapping[str, ReportRow], folds: Int[np.ndarray, " n"], photos: Int[np.ndarray, " n"]
+) -> dict[str, PerQuery]:
+    """Every metric of every row, with ``COMPLETE`` among them, and re-ranked rows where the run has a re-ranking."""
+    scoring, labels = run.scoring, run.rows.labels
+    criteria = Criteria(tuple(dict.fromkeys((*scoring.metrics, COMPLETE))), scoring.distance, run.rows.coarse)
+    score = lambda row, how: evaluate_runs(row.embed, row.plans, folds, labels, how, photos)
+    found = {name: score(row, criteria) for name, row in rows.items()}
+    if rerank := build_rerank(run.settings.rerank):
+        again = criteria._replace(metrics=scoring.metrics, rerank=rerank)
+        for name, reranked in (("frozen", "frozen_reranked"), ("trained", "reranked")):
+            found[reranked] = score(rows[name], again)
+    return found
+
+
+def evaluate_transfer(run: Run, untrained: Any = None) -> dict[str, Any]:
+    """Heads on the images of another feature file, none of which they were trained on.
 
     Heads that were trained on all objects of their own file are used, where the run has such.
+
+    Args:
+      run: its feature file is the other one, its parameters are the trained ones.
+      untrained: the parameters of the same runs before training; there is no row ``untrained`` without them.
+
+    Returns:
+      {"transfer", "transfer_open_set"}: all images are queries, and the gallery holds these images alone.
+
+    Raises:
+      UserError: the heads were trained on features of another size.
     """
     labels, scoring, features = run.rows.labels, run.scoring, run.features
     run.refuse_other_size()
     runs = [number for number, plan in enumerate(run.plans) if plan.fold < 0] or list(range(len(run.plans)))
-    measure = partial(
-        evaluate, labels=labels, protocol=protocol(labels, scoring.metrics), metrics=scoring.metrics,
-        distance=scoring.distance, coarse=run.rows.coarse,
-    )  # fmt: skip
-    each = [measure(run.embed(features, number)) for number in runs]
-    found = {
-        "frozen": {name: values[None] for name, values in measure(features).items()},
-        "trained": {name: np.stack([values[name] for values in each]) for name in scoring.metrics},
+    plans = [RunPlan(place, -1) for place in range(len(runs))]
+    rows = {"frozen": ReportRow(lambda _: features, plans[:1])}
+    for name, params in (("untrained", untrained), ("trained", run.params)):
+        if params is not None:
+            embed = partial(_embed_listed, scoring, params, features, runs)
+            rows[name] = ReportRow(embed, plans)
+    nowhere = np.zeros(len(labels), np.int64)
+    found = {name: row["closed_set"] for name, row in score_rows(run, rows, nowhere, nowhere).items()}
+    if COMPLETE not in scoring.metrics:
+        for table in found.values():
+            table.pop(COMPLETE, None)
+    unseen = {name: row._replace(plans=[plan._replace(fold=0) for plan in row.plans]) for name, row in rows.items()}
+    scores = {name: open_set_scores(row, nowhere, labels, scoring.distance) for name, row in unseen.items()}
+    return {
+        "transfer": compare(found, labels, len(labels), scoring.resamples, scoring.seed),
+        "transfer_open_set": open_set_figures(scores, labels, scoring),
     }
-    return {"transfer": compare(found, labels, len(labels), scoring.resamples, scoring.seed)}
+
+
+def _embed_listed(scoring: Scoring, params: Any, features: np.ndarray, runs: Sequence[int], place: int) -> np.ndarray:
+    return embed_with(scoring, params, features, runs[place])
 
 
 def open_set_scores(
     row: ReportRow, folds: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], distance: str
 ) -> OpenSetScores | None:
     """The scores of every query under the heads that were not trained on its object; None where all heads were."""
-    held_out = [(run, plan) for run, plan in enumerate(row.plans) if plan.fold >= 0]
+    held_out = [(run, plan) for run, plan in enumerate(row.plans) if plan.fold >= 0 and not plan.photos]
     if not held_out:
         return None
     seeds = sorted({plan.seed for _, plan in held_out})
@@ -163,7 +201,8 @@ def triplet_figures(
     figures: dict[str, Any] = {"queries": len(triplet_rows), "gallery": len(labels), "without_relatives": 0}
     queries = triplet_rows[:, 0]
     for name, row in rows.items():
-        use = [(run, plan) for run, plan in enumerate(row.plans) if plan.fold >= 0] or list(enumerate(row.plans))
+        plans = [(run, plan) for run, plan in enumerate(row.plans) if not plan.photos]
+        use = [(run, plan) for run, plan in plans if plan.fold >= 0] or plans
         seeds = sorted({plan.seed for _, plan in use})
         correct, counted = (np.full((len(seeds), len(queries)), np.nan) for _ in range(2))
         for run, plan in use:

@@ -16,6 +16,7 @@ from fgis.experiment import graphs
 from fgis.experiment.build import Scoring, build_rerank, build_scoring, head_fits
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
 from fgis.experiment.differences import describe_difference, differences
+from fgis.experiment.head_use import why_not, with_note
 from fgis.experiment.run import Run, embed_with
 from fgis.features import extract
 from fgis.features.images import read_image
@@ -112,6 +113,7 @@ def load_gallery(
     workdir: str | Path = "",
     step: int | None = None,
     more: Sequence[str] = (),
+    use_head: str = "always",
 ) -> LoadedGallery:
     """A gallery, ready to be searched; the network is loaded when the first picture is described.
 
@@ -121,6 +123,7 @@ def load_gallery(
       workdir: the run whose head embeds; that of the gallery, if any, without it.
       step: its checkpoint; the latest without it.
       more: further runs whose heads may be chosen.
+      use_head: whether that head ranks: "always", "never", or "auto": where its report shows that it helps.
 
     Raises:
       UserError: there is no gallery, it is empty or damaged, or was made in another way than ``config`` says; or the
@@ -133,15 +136,13 @@ def load_gallery(
         workdir, step = about.workdir, about.step if step is None else step
     if step is not None and not workdir:
         raise UserError(f"--step={step}: of which run? {gallery} has none; name a --workdir, or leave --step out")
-    saved = files.read_json(Path(workdir) / "config.json") if workdir and config is None else None
-    config = config or (saved if isinstance(saved, dict) else about.config)
+    config = _config_of(workdir, about) if config is None else config
+    reason = why_not(workdir, step, use_head) if workdir else ""
     _refuse_other_features(config, about, place)
     settings, store = read_settings(config), open_store(place)
     scoring = build_scoring(settings)
     with store.snapshot():
-        records = store.records()
-        if not records:
-            raise UserError(f"{gallery}: no image in this gallery; index a folder that holds some")
+        records = _require_records(store, gallery)
         features = np.concatenate([block for _, block in _prepared_blocks(store, scoring)])
         point = _read_point(store, records, scoring, _describe_inputs(settings))
         key = _graph_key(store, settings)
@@ -153,19 +154,33 @@ def load_gallery(
     plain = _search_gallery(settings, scoring, records, features)._replace(labels=labels, point=point, graph=graph)
     heads, head = _further_heads(plain, more), str(workdir) or FEATURES
     heads |= {head: cache(partial(_embed_gallery, plain, config, head, step))} if workdir else {}
+    if reason:
+        _open_head(config, head, step, features.shape[1])  # a run that does not fit is refused all the same
+        head = FEATURES
     made = f"{len(records)} images of {root.name}, described by {settings.features.backbone}"
     return LoadedGallery(
-        search=heads[head](),
+        search=with_note(heads[head](), reason),
         records=records,
         label_names=names,
         describe=lambda image: extract.describe(describer(), wanted, image),
         thumbnail=store.thumbnail,
         find_picture=lambda image_id: _find_picture(root, image_id) if image_id in ids else None,
-        made=made + (f", embedded by the head of {workdir}" if workdir else ""),
+        made=made + (f", embedded by the head of {head}" if head != FEATURES else ""),
         make_rerank=lambda name: _make_rerank(settings, name),
         head=head,
         heads=heads,
     )
+
+
+def _require_records(store: Store, gallery: str | Path) -> Sequence[ImageRecord]:
+    if records := store.records():
+        return records
+    raise UserError(f"{gallery}: no image in this gallery; index a folder that holds some")
+
+
+def _config_of(workdir: str | Path, about: About) -> Mapping[str, Any]:
+    saved = files.read_json(Path(workdir) / "config.json") if workdir else None
+    return saved if isinstance(saved, dict) else about.config
 
 
 def _require_about(place: Path, gallery: str | Path) -> About:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fgis import files
+from fgis.base import RunPlan
 from fgis.errors import UserError
 from fgis.experiment import operating_point
 from fgis.experiment.differences import DECORATION, differences
@@ -101,8 +102,8 @@ def write_report(
         "config": run.config,
         "step": run.step,
         "versions": contents.versions(),
-        "collapsed": [list(run.plans[number]) for number in metrics_log.collapsed_runs(history)],
-        "idle": [list(run.plans[number]) for number in metrics_log.idle_runs(history)],
+        "collapsed": [_listed(run.plans[number]) for number in metrics_log.collapsed_runs(history)],
+        "idle": [_listed(run.plans[number]) for number in metrics_log.idle_runs(history)],
         "search_rates": rates,  # in words: how often a search among these images would be wrong
         "published": list(run.settings.evaluation.published) if run.shows_its_collection else [],
         "evaluations": evaluations,
@@ -112,6 +113,10 @@ def write_report(
     files.write_text(folder / "report.html", render.report_html(report, history, run.plans, shown))
     files.write_json(folder / "report.json", report)
     print(f"\n{summary.report_text(report)}\n{folder / 'report.json'}\n{folder / 'report.html'}")
+
+
+def _listed(plan: RunPlan) -> list[Any]:
+    return [plan.seed, plan.fold, *(["photos"] if plan.photos else [])]
 
 
 def show_examples(run: Run, found: Evaluated) -> examples.Examples:

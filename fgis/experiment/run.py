@@ -27,6 +27,7 @@ from fgis.experiment.config import ExperimentSettings, extraction_settings, read
 from fgis.experiment.differences import OF_EVALUATION, refuse_other, to_plain
 from fgis.features import extract, store
 from fgis.features.collection import load_collection
+from fgis.features.fields import resolved
 from fgis.features.lookup import picture_finder
 from fgis.gallery.search import SearchGallery, compute_operating_point
 from fgis.learning import checkpoint
@@ -63,6 +64,7 @@ class Run:
         self.settings: ExperimentSettings = read_settings(config)
         self.workdir = workdir
         self.wanted_step = step
+        self.searches_by_head = True  # whether ``search_gallery`` uses the head of the run
 
     @classmethod
     def open(cls, config: Any, workdir: str | Path | None = None, step: int | None = None) -> "Run":
@@ -78,7 +80,7 @@ class Run:
           UserError: the file is missing or damaged, or was made in another way than ``config.features`` says.
         """
         features = self.settings.features
-        if features.path and not Path(features.path).expanduser().exists():
+        if not Path(resolved(features.path)).exists():
             raise UserError(
                 f"config.features.path={features.path}: no such file; --mode=extract makes it, and an empty path takes "
                 "the features that fgis ships"
@@ -220,7 +222,7 @@ class Run:
     def search_gallery(self) -> SearchGallery:
         """The images of the feature file, ready to be searched, under a head that was trained on all objects, if any.
 
-        Without a work directory, features are compared as they are.
+        Without a work directory, or with ``searches_by_head`` off, features are compared as they are.
         """
         rows, scoring, point = self.rows, self.scoring, None
         prepare = lambda features: np.asarray(scoring.prepare(features))
@@ -228,12 +230,13 @@ class Run:
         embeddings, prepared, embed, words = self.features, judging, lambda query: query, "the features as they are"
         if self.workdir is not None:
             self.refuse_other_size()
+        if self.workdir is not None and self.searches_by_head:
             run = next((number for number, plan in enumerate(self.plans) if plan.fold < 0), 0)
             embed = lambda query: self.embed(query, run)
             embeddings, words = self.embed(self.features, run), f"the head of {self.workdir} at step {self.step}"
             prepared = prepare_gallery(embeddings, scoring.distance)
-            if self.has_own_images:
-                point = operating_point.read_point(self.workdir, scoring.distance)
+        if self.workdir is not None and self.has_own_images:
+            point = operating_point.read_point(self.workdir, scoring.distance)
         features = self.settings.features
         return SearchGallery(
             embeddings=embeddings,

@@ -16,12 +16,15 @@ from fgis.errors import UserError
 from fgis.features.labels import find_split, find_unnamed
 from fgis.files import json_types
 
-BUNDLED = "ukbench1000_mobilenet_v2_336x448.h5"
+BUNDLED = {  # what stands for a path -> the file that ships with the package
+    "": "ukbench1000_mobilenet_v2_336x448.h5",  # the first 1,000 images of UKBench
+    "bundled:ukbench_transfer": "ukbench_transfer_mobilenet_v2_336x448.h5",  # 500 images of 125 further objects
+}
 
 
-def bundled_path() -> str:
-    """The path of the features shipped with the package."""
-    return str(importlib.resources.files("fgis.features") / "bundled" / BUNDLED)
+def bundled_path(name: str = "") -> str:
+    """The path of features shipped with the package; ``name`` is a key of ``BUNDLED``."""
+    return str(importlib.resources.files("fgis.features") / "bundled" / BUNDLED[name])
 
 
 def named(path: str | Path) -> str:
@@ -30,8 +33,8 @@ def named(path: str | Path) -> str:
 
 
 def resolved(path: str | Path) -> str:
-    """The file that ``path`` means: "" is the bundled one, and ``~`` is expanded."""
-    return os.path.expanduser(path) if str(path) else bundled_path()
+    """The file that ``path`` means: a key of ``BUNDLED`` is a bundled one, and ``~`` is expanded."""
+    return bundled_path(str(path)) if str(path) in BUNDLED else os.path.expanduser(path)
 
 
 @contextmanager

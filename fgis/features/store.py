@@ -137,7 +137,7 @@ def load_features(path: str | Path = "", extras: Sequence[str] = ()) -> FeatureS
     """Load a whole feature file.
 
     Args:
-      path: the file; "" is the one bundled with the package.
+      path: the file; "" and "bundled:ukbench_transfer" are those bundled with the package.
       extras: names of further datasets to load.
 
     Returns:
@@ -167,7 +167,7 @@ def open_rows(path: str | Path = "") -> Rows:
     """Open a feature file for reading rows in place: mapped into memory where it is contiguous, else through h5py.
 
     Args:
-      path: the file; "" is the one bundled with the package.
+      path: the file; "" and "bundled:ukbench_transfer" are those bundled with the package.
 
     Returns:
       The fields, checked as by ``load_features``, and a function that reads rows of features and checks them.

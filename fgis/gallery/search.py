@@ -40,6 +40,7 @@ class SearchGallery(NamedTuple):
     words: str  # what is searched, for people
     graph: GalleryGraph | None = None  # what re-rankings need of the embeddings alone
     find: Find | None = None  # an engine elsewhere that finds the nearest embeddings; None: they are searched here
+    note: str = ""  # why the head of a run that was named does not embed; "" where it does, or where none was named
 
 
 class SearchOptions(NamedTuple):

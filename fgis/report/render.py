@@ -9,7 +9,7 @@ from fgis.report.examples import Examples
 from fgis.report.pages import render_template
 from fgis.report.tables import ABOVE, BELOW, tables
 
-FOLDED = ("open_set",)  # evaluations that are folded up, below the others
+FOLDED = ("open_set", "transfer_open_set")  # evaluations that are folded up, below the others
 
 
 def report_html(
@@ -36,6 +36,7 @@ def report_html(
         title=_title(report["config"].get("features", {})),
         runs=len(plans),
         summary=summary.paragraph(report),
+        training=summary.training_words(report),
         warning=summary.warning(report),
         tables=[table for table in shown if table.name not in FOLDED],
         folded_tables=[table for table in shown if table.name in FOLDED],

@@ -10,9 +10,18 @@ from fgis.report.tables import defined, distinguishable, make_cell, tables
 SCOPES = {  # by preference: figures say most about new objects where nothing is fitted to what is searched
     "unseen_gallery": "On unseen objects (neither the queries' objects nor those of the gallery were trained on)",
     "unseen_objects": "On unseen objects (the queries' objects were not trained on; the gallery is all images)",
+    "new_photos": "On new photos of known objects (the heads were trained on other photos of them)",
     "closed_set": "On the objects that the heads were trained on (closed set; there are no figures on unseen objects)",
     "transfer": "On the images of another feature file than the one that the heads were trained on (transfer)",
 }
+
+USES = {  # what a search may be for: an evaluation, and its queries in words
+    "new_photos": "new photos of known objects",
+    "unseen_objects": "photos of unseen objects",
+    "transfer": "other objects in a gallery of their own",
+}
+DECIDES = ("new_photos", "unseen_objects")  # whether a search uses the head: the first of these that a report has
+VERDICTS = {1: "helps with", 0: "shows no difference with", -1: "hurts with"}
 
 
 def paragraph(report: Mapping[str, Any]) -> str:
@@ -48,6 +57,42 @@ def paragraph(report: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
+def training_words(report: Mapping[str, Any]) -> str:
+    """Whether the trained head helps, by the paired interval of the first metric, in one sentence for all uses.
+
+    A second sentence says what searches make of it. "" where the report has no figure of any use.
+    """
+    parts = []
+    for name, words in USES.items():
+        if found := _difference_of(report, name):
+            metric, difference = found
+            verdict = VERDICTS[distinguishable(difference)]
+            parts.append(f"{verdict} {words} ({metric} {make_cell(difference, signed=True)})")
+    if not parts:
+        return ""
+    sentence = f"Against the frozen features, the trained head {', '.join(parts)}."
+    helps = head_helps(report)
+    if helps is None:
+        return sentence
+    return f"{sentence} Searches use {'it' if helps else 'the features as they are; --use_head=always uses it'}."
+
+
+def head_helps(report: Mapping[str, Any]) -> bool | None:
+    """Whether the head is shown to raise the first metric with new photos, or else with unseen objects.
+
+    None where the report has neither: then nothing speaks against the head.
+    """
+    found = next(filter(None, (_difference_of(report, name) for name in DECIDES)), None)
+    return None if found is None else distinguishable(found[1]) > 0
+
+
+def _difference_of(report: Mapping[str, Any], name: str) -> tuple[str, Mapping[str, Any]] | None:
+    """The first metric of an evaluation, and its paired difference to the frozen features, where it has one."""
+    row = report["evaluations"].get(name, {}).get("difference", {})
+    metric = next(iter(row), None)
+    return (metric, row[metric]) if metric is not None and defined(row[metric]) else None
+
+
 def _effect(difference: Mapping[str, Any]) -> str:
     """The end of a sentence about a paired difference: its direction only where the interval excludes 0."""
     cell, sign = make_cell(difference, signed=True), distinguishable(difference)
@@ -78,14 +123,19 @@ def warning(report: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _name_runs(runs: Sequence[Sequence[int]]) -> str:
-    named = ", ".join(f"seed {seed}" + (f" fold {fold}" if fold >= 0 else "") for seed, fold in runs[:6])
+def _name_runs(runs: Sequence[Sequence[Any]]) -> str:
+    named = ", ".join(
+        f"seed {seed}" + (f" {'photo ' if photos else ''}fold {fold}" if fold >= 0 else "")
+        for seed, fold, *photos in runs[:6]
+    )
     return f"{len(runs)} runs ({named}{', ...' if len(runs) > 6 else ''})"
 
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The summary and the tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
     parts = [paragraph(report) + "\n"]
+    if words := training_words(report):
+        parts.append(words + "\n")
     if rates := report.get("search_rates"):
         parts.append(f"Searching with new photos. {rates}\n")
     if warned := warning(report):

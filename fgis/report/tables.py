@@ -9,11 +9,14 @@ TITLES = {
     "unseen_objects": "queries show objects that the head was not trained on, the gallery is all images",
     "unseen_gallery": "the same queries, and a gallery of objects that the head was not trained on either, so that "
     "fitting the gallery cannot raise the figures",
+    "new_photos": "queries are photos that the head was not trained on, of objects that it was; the gallery is the "
+    "photos that it was trained on",
     "open_set": "is there an image of the query's object in the gallery? Every query is searched with its object in "
     "the gallery and without it",
     "triplets": "is the positive nearer to the query than the negative? By heads that were not trained on the "
     "query's object, where there are such",
-    "transfer": "images of another feature file than the one that the head was trained on",
+    "transfer": "images of another feature file than the one that the head was trained on, in a gallery of their own",
+    "transfer_open_set": "the open set on the images of the other feature file",
 }
 ROWS = {
     "frozen": "frozen features",

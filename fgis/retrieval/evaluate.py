@@ -5,7 +5,8 @@ trained on all of them. ``unseen_objects`` splits the objects into folds: the qu
 that was trained without its objects, in a gallery of all images, so every image is a query exactly once per seed.
 ``unseen_gallery`` searches for the same queries in a gallery of unseen objects alone: whatever is fitted to the
 training images, even without labels, pushes them away from unseen queries, which flatters ``unseen_objects`` and cannot
-flatter this.
+flatter this. ``new_photos`` splits the photos of every object instead: a head sees some of them, which are the gallery,
+and is tested with the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,43 @@ def object_folds(labels: Int[np.ndarray, " n"], folds: int, seed: int = 0) -> In
     fold_of_object = np.empty(len(objects), np.int64)
     fold_of_object[np.random.default_rng(seed).permutation(len(objects))] = np.arange(len(objects)) % folds
     return fold_of_object[index]
+
+
+def photo_folds(labels: Int[np.ndarray, " n"], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:
+    """The fold of every image: objects and the images of each are shuffled, and the images are dealt out in turn.
+
+    Images of one object get consecutive folds, so with two folds or more none holds a whole object.
+
+    Args:
+      labels: the object of each image, [n].
+      folds: how many folds, at least 2.
+      seed: of the shuffle.
+
+    Returns:
+      Folds [n], 0 … folds − 1, whose numbers of images differ by 1 at most, of each object and in all; −1 for the only
+      image of an object, which no fold holds.
+
+    >>> folds = photo_folds(np.array([7, 7, 4, 9, 9, 9]), 2)
+    >>> int(folds[2]), sorted(folds[:2].tolist()), sorted(set(folds[3:].tolist()))
+    (-1, [0, 1], [0, 1])
+    """
+    objects, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    rng = np.random.default_rng(seed)
+    place = rng.permutation(len(objects))[index]
+    shuffled = rng.permutation(len(labels))
+    order = shuffled[np.argsort(place[shuffled], kind="stable")]
+    order = order[counts[index[order]] > 1]
+    found = np.full(len(labels), -1, np.int64)
+    found[order] = np.arange(len(order)) % folds
+    return found
+
+
+def held_out(
+    plan: RunPlan, folds: Int[np.ndarray, " n"], photos: Int[np.ndarray, " n"] | None
+) -> Bool[np.ndarray, " n"]:
+    """Which images a run is not trained on: those of its fold, of objects (``folds``) or of photos (``photos``)."""
+    own = photos if plan.photos and photos is not None else folds
+    return (own == plan.fold) & (plan.fold >= 0)
 
 
 def protocol(
@@ -249,11 +287,13 @@ def evaluate_runs(
     folds: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     criteria: Criteria,
+    photos: Int[np.ndarray, " n"] | None = None,
 ) -> dict[str, dict[str, Float[np.ndarray, "s n"]]]:
     """The values of a batch of runs, by evaluation.
 
-    Runs that were trained on every object give ``closed_set``; the others, each on the fold that it was not trained on,
-    give ``unseen_objects`` and ``unseen_gallery``.
+    Runs that were trained on every image give ``closed_set``; the others, each on the fold that it was not trained on,
+    give ``unseen_objects`` and ``unseen_gallery``, or ``new_photos`` where the fold is one of photos: its images are
+    the queries, and all others, which the head has seen, are the gallery.
 
     Args:
       embed: r -> the embeddings of all images under run r, [n, d].
@@ -261,6 +301,7 @@ def evaluate_runs(
       folds: the fold of each image, [n], as of ``object_folds``.
       labels: the object of each image, [n].
       criteria: metrics, distance, coarse labels and re-ranking.
+      photos: the fold of photos of each image, [n], as of ``photo_folds``, where there are such runs.
 
     Returns:
       {evaluation: {metric: values [seeds, images]}}, seeds ascending; without re-ranking the metric ``tied`` as well:
@@ -274,9 +315,11 @@ def evaluate_runs(
     seeds = sorted({plan.seed for plan in plans})
     values: dict[str, dict[str, Any]] = {}
     for run, plan in enumerate(plans):
-        unseen = folds == plan.fold
+        unseen = held_out(plan, folds, photos)
         protocols = {"closed_set": protocol(labels, metrics)}
-        if plan.fold >= 0:
+        if plan.photos:
+            protocols = {"new_photos": protocol(labels, metrics, queries=unseen, gallery=~unseen)}
+        elif plan.fold >= 0:
             protocols = {
                 "unseen_objects": protocol(labels, metrics, queries=unseen),
                 "unseen_gallery": protocol(labels, metrics, queries=unseen, gallery=unseen),

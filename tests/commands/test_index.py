@@ -247,7 +247,7 @@ def test_a_run_embeds_the_images_of_a_gallery(call, place):
     short = (
         "--config.train.total_steps=4", "--config.train.record_every_steps=2",
         "--config.train.checkpoint_every_steps=2", "--config.evaluation.resamples=20", "--config.seeds=1",
-        "--config.folds=2", "--config.head.residual.rank=4",
+        "--config.folds=2", "--config.photo_folds=0", "--config.head.residual.rank=4",
         "--config.sampler.pk.classes=3", "--config.optimizer.adam.learning_rate=0.05",
     )  # fmt: skip
     assert call("extract", "--config=photos", *features, *TINY)[0] == 0
@@ -258,7 +258,7 @@ def test_a_run_embeds_the_images_of_a_gallery(call, place):
     image = f"--image={place / 'plain' / '3.png'}"
 
     def distances(*arguments):
-        code, output, errors = call("search", image, "--json", "--k=8", *arguments)
+        code, output, errors = call("search", image, "--json", "--k=8", "--use_head=always", *arguments)
         assert code == 0, errors
         return [one["distance"] for one in json.loads(output)["results"]]
 
@@ -269,6 +269,7 @@ def test_a_run_embeds_the_images_of_a_gallery(call, place):
     assert json.loads((place / "trained" / "gallery.json").read_text())["workdir"] == str(place / "run")
     assert call("index", "--gallery=trained")[0] == 0  # the run is remembered
     assert distances("--gallery=trained") == pytest.approx(trained, abs=1e-6)
+    assert distances("--gallery=trained", "--use_head=never") == pytest.approx(frozen, abs=1e-6)
     other = ("--config=photos", *TINY, "--config.features.pooling=max")
     code, _, errors = call("index", "--images=sorted", "--gallery=trained", *other)
     assert (code, errors.count("\n")) == (2, 1)

@@ -10,6 +10,7 @@ from fgis.experiment import training
 from fgis.features.store import load_features
 from fgis.learning import checkpoint, heads
 from fgis.main import main
+from fgis.retrieval.evaluate import photo_folds
 from fgis.retrieval.operating_point import choose_operating_point
 from tests.tiny import CONFIG, arguments, write_features
 
@@ -186,12 +187,60 @@ def test_evaluate_on_another_file_is_a_transfer(run, features, tmp_path, capsys)
     before = own_report(run)
     assert main(arguments(other, run, "--mode=evaluate")) == 0
     found = figures(run / "evaluations" / "features=other")
-    assert set(found) == {"transfer"}
-    assert found["transfer"]["queries"] == 8
+    assert set(found) == {"transfer", "transfer_open_set"}
+    assert found["transfer"]["queries"] == found["transfer_open_set"]["queries"] == 8
     assert set(found["transfer"]) >= {"frozen", "trained", "difference"}
     assert own_report(run) == before
     assert main(arguments(other, run, "--mode=evaluate", "--neighbours")) == 2
     assert "--neighbours: only on the images that the run was trained on" in capsys.readouterr().err
+
+
+def test_a_run_reports_on_new_photos_and_on_a_second_file_as_well(features, tmp_path, capsys):
+    other = write_features(tmp_path / "other.h5", objects=5, seed=5)
+    more = ("--config.photo_folds=2", f"--config.evaluation.transfer={other}", "--config.rerank.name=local_scaling")
+    workdir = tmp_path / "run"
+    assert main(arguments(features, workdir, *more, "--config.folds=2", "--config.seeds=1")) == 0
+    found, shown = figures(workdir), capsys.readouterr().out
+    rows = {
+        "frozen", "untrained", "trained", "difference", "difference_untrained", "frozen_reranked", "reranked",
+        "difference_reranked",
+    }  # fmt: skip
+    assert (found["new_photos"]["queries"], found["new_photos"]["gallery"]) == (48, 24)
+    assert (found["transfer"]["queries"], found["transfer"]["gallery"]) == (20, 20)
+    assert set(found["new_photos"]) & rows == set(found["transfer"]) & rows == rows
+    assert set(found["transfer_open_set"]) >= {"frozen", "untrained", "trained"}
+    # Frozen features, by hand: images of a fold are searched among those of the other one.
+    x = np.asarray(heads.prepare(load_features(str(features)).features, power=0.5, normalize=True))
+    labels = np.repeat(np.arange(12), 4)
+    folds = photo_folds(labels, 2)
+    similar = np.where(folds[:, None] == folds, -np.inf, x @ x.T)
+    right = labels[similar.argmax(axis=1)] == labels
+    assert found["new_photos"]["frozen"]["recall@1"]["mean"] == pytest.approx(right.mean())
+    y = np.asarray(heads.prepare(load_features(str(other)).features, power=0.5, normalize=True))
+    nearest = np.where(np.eye(20, dtype=bool), -np.inf, y @ y.T).argmax(axis=1) // 4
+    assert found["transfer"]["frozen"]["recall@1"]["mean"] == pytest.approx((nearest == np.arange(20) // 4).mean())
+    assert "Against the frozen features, the trained head" in shown
+    assert main(arguments(other, workdir, "--mode=evaluate", *more, "--config.folds=2", "--config.seeds=1")) == 0
+    (folder,) = (workdir / "evaluations").iterdir()
+    for row in ("frozen", "trained", "reranked"):  # the heads that were trained on everything, as in the run's own
+        assert figures(folder)["transfer"][row] == found["transfer"][row]
+
+
+def test_a_second_file_is_of_other_images_and_fits(features, tmp_path, capsys):
+    same = write_features(tmp_path / "same.h5", objects=12)
+    with h5py.File(same, "r+") as file:
+        kept = file["features"][20:].astype(np.float16)  # rounded, in another order and under other names
+        for name, values in (("features", kept), ("labels", np.arange(28) // 4), ("image_ids", np.arange(28))):
+            del file[name]
+            file[name] = values if name != "image_ids" else [f"new{value}.jpg" for value in values]
+    for path, words in ((same, "image 'new0.jpg' is '020.jpg', which the run is trained on (28 such images)"),
+                        (tmp_path / "none.h5", "no such file")):  # fmt: skip
+        assert main(arguments(features, tmp_path / "run", f"--config.evaluation.transfer={path}")) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"fgis: config.evaluation.transfer={path}: ")
+        assert words in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 CHANGES = {
@@ -219,7 +268,7 @@ def test_a_changed_feature_file_is_never_called_unseen(change, run, features, tm
             file[name] = values
     workdir = shutil.copytree(run, tmp_path / "run")
     assert main(arguments(path, workdir, "--mode=evaluate")) == 0
-    assert set(figures(workdir / "evaluations" / "features=changed")) == {"transfer"}
+    assert set(figures(workdir / "evaluations" / "features=changed")) == {"transfer", "transfer_open_set"}
     assert main(arguments(path, workdir)) == 2
     error = capsys.readouterr().err
     assert "are not those that the run in" in error

@@ -225,7 +225,7 @@ def test_a_gallery_of_one_object_has_no_threshold(place, ask, tmp_path):
 
 
 def test_the_head_of_the_run_that_has_seen_all_objects_embeds_both_sides(place, ask, run):
-    found = ask(place / "photos" / "object4" / "0.png", f"--workdir={run}", "--k=10", *QUICK)
+    found = ask(place / "photos" / "object4" / "0.png", f"--workdir={run}", "--k=10", "--use_head=always", *QUICK)
     _, params, _ = checkpoint.restore_params(run)
     x = prepared(place)
     embedded = []
@@ -241,6 +241,28 @@ def test_the_head_of_the_run_that_has_seen_all_objects_embeds_both_sides(place, 
     assert np.abs(cosine(x[[8]], x)[0] - expected).max() > 1e-2
     assert {path.name for path in (run / "search").iterdir()} == {"0.html", "0.png"}
     assert f"the head of {run} at step 4" in (run / "search" / "0.html").read_text()
+
+
+def test_a_head_that_is_not_shown_to_help_is_left_out_unless_it_is_forced(place, ask, run, tmp_path):
+    image, workdir = place / "photos" / "object4" / "0.png", shutil.copytree(run, tmp_path / "run")
+    report = json.loads((workdir / "report.json").read_text())
+    metric = next(iter(report["evaluations"]["unseen_objects"]["difference"]))
+    frozen = cosine(prepared(place, [8]), prepared(place))[0]
+
+    def distances(mean, *more):
+        report["evaluations"]["unseen_objects"]["difference"][metric] = {"mean": mean, "ci95": [mean - 1, mean + 1]}
+        (workdir / "report.json").write_text(json.dumps(report))
+        return [d for _, d in listed(ask(image, f"--workdir={workdir}", "--k=10", *QUICK, *more))]
+
+    np.testing.assert_allclose(distances(0.5), np.sort(frozen), atol=2e-6)
+    words = f"the report of {workdir} does not show that its head helps; --use_head=always uses it"
+    errors = ask(image, f"--workdir={workdir}", *QUICK, raw=True)[2]
+    assert errors == f"fgis: ranked by the features as they are: {words}\n"
+    assert words in (workdir / "search" / "0.html").read_text()
+    by_head = distances(2)
+    assert np.abs(by_head - np.sort(frozen)).max() > 1e-2
+    assert distances(0.5, "--use_head=always") == by_head
+    np.testing.assert_allclose(distances(2, "--use_head=never"), np.sort(frozen), atol=2e-6)
 
 
 POINT = {

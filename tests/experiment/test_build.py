@@ -84,6 +84,7 @@ def test_an_optimiser_moves_parameters_and_what_the_loss_learns_but_no_constants
 
 REFUSED = {
     "memory below a batch": ({"memory__size": 5}, "config.memory.size: 5 is less than a batch of 24"),
+    "photo folds": ({"photo_folds": 49}, "config.photo_folds: 49 folds of 48 photos"),
     "folds": ({"folds": 13}, "config.folds: 13 folds of 12 objects"),
     "no positives": ({"sampler__pk__per_class": 1}, "config.sampler.pk.per_class: 1 leaves no positive in any batch"),
     "no negatives": ({"sampler__pk__classes": 1}, "config.sampler.pk.classes: 1 leaves no negative in any batch"),

@@ -117,6 +117,7 @@ def test_a_value_that_makes_no_sense_is_refused_by_its_key(key):
         ({"colour": 3}, "config.colour: no such key"),
         ({"miner": "semi_hard"}, "config.miner: 'semi_hard' found, where a group of keys belongs"),
         ({"train": 3}, "config.train: 3 found, where a group of keys belongs"),
+        ({"photo_folds": 1}, "config.photo_folds: 1 leaves nothing to train on"),
         ({"folds": 0, "closed_set": False}, "config.closed_set: False with config.folds=0 leaves nothing to train"),
         ({"sampler.name": "published"}, "config.miner.name: 'batch_hard' does not go with"),
         ({"miner.name": "given"}, "config.miner.name: 'given' does not go with"),

@@ -344,15 +344,22 @@ def test_real_network_spatial_pooled_and_multi_scale():
     np.testing.assert_allclose(twice.run((batch, batch)), 2 * unit, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "rows", "most_bytes"),
+    [
+        ("", "ukbench1000", [0, 3, 157, 158, 500, 731, 998, 999], 3_000_000),
+        ("bundled:ukbench_transfer", "ukbench_transfer", [0, 99, 100, 499], 1_500_000),
+    ],
+)
 @pytest.mark.slow
-def test_bundled_features_are_what_extract_makes(tmp_path, monkeypatch):
-    """A sample of the bundled file is rebuilt from the photos, where those and the weights are there."""
-    images, keras_home = SHARED / "data" / "ukbench1000", SHARED / "keras"
+def test_bundled_features_are_what_extract_makes(name, folder, rows, most_bytes, tmp_path, monkeypatch):
+    """A sample of a bundled file is rebuilt from the photos, where those and the weights are there."""
+    images, keras_home = SHARED / "data" / folder, SHARED / "keras"
     if not images.is_dir() or not keras_home.is_dir():
         pytest.skip(f"no {images} or no {keras_home}: the photos and the weights are not part of the project")
     monkeypatch.setenv("KERAS_HOME", str(keras_home))
-    bundled = load_features()
-    sample = np.array([0, 3, 157, 158, 500, 731, 998, 999])
+    bundled = load_features(name)
+    sample = np.array(rows)
     whole = load_collection("ukbench", str(images))
     part = whole._replace(
         image_ids=whole.image_ids[sample], labels=whole.labels[sample], read=lambda row: whole.read(int(sample[row]))
@@ -365,4 +372,5 @@ def test_bundled_features_are_what_extract_makes(tmp_path, monkeypatch):
     assert rebuilt.image_ids.tolist() == bundled.image_ids[sample].tolist()
     # float16 holds 11 bits: one rounding step apart at most where the sums differ in their last bits
     np.testing.assert_allclose(rebuilt.features, bundled.features[sample], rtol=2**-10, atol=1e-4)
-    assert Path(bundled_path()).stat().st_size < 3_000_000
+    assert bundled.image_ids.tolist() == whole.image_ids.tolist()
+    assert Path(bundled_path(name)).stat().st_size < most_bytes

@@ -297,7 +297,19 @@ def test_bundled_features():
         assert (read.labels[top] == read.labels[:, None]).sum(1).mean() == pytest.approx(published_score, abs=0.0015)
 
 
-def test_bundled_file_is_small_and_anonymous():
-    data = Path(store.bundled_path()).read_bytes()
-    assert len(data) < 3_000_000
+def test_bundled_features_of_further_objects():
+    read, first = load_features("bundled:ukbench_transfer"), load_features()
+    assert (read.features.shape, read.features.dtype) == ((500, 1280), np.float16)
+    numbers = [int(image_id[7:12]) for image_id in read.image_ids]
+    assert numbers == [hundred + i for hundred in range(1000, 2000, 200) for i in range(100)]
+    assert read.labels.tolist() == [number // 4 for number in numbers]
+    assert not set(read.labels) & set(first.labels)
+    made = lambda one: {key: value for key, value in one.source.items() if key != "fgis_version"}
+    assert {key for key in made(read) if read.source[key] != first.source[key]} == {"collection_sha256"}
+
+
+@pytest.mark.parametrize(("name", "most_bytes"), [("", 3_000_000), ("bundled:ukbench_transfer", 1_500_000)])
+def test_bundled_file_is_small_and_anonymous(name, most_bytes):
+    data = Path(store.bundled_path(name)).read_bytes()
+    assert len(data) < most_bytes
     assert not [text for text in (b"/home", b"/work", b"/root", b"/tmp", b"/data", b"shared") if text in data]

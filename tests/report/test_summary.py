@@ -86,6 +86,33 @@ def test_collapsed_runs_are_named_and_healthy_ones_are_not_mentioned():
 
 
 def test_runs_that_learnt_nothing_are_named():
-    found = report(closed_set=evaluation(GAIN)) | {"idle": [[0, -1], [0, 2]]}
-    assert summary.warning(found).startswith("NOTHING LEARNT: in 2 runs (seed 0, seed 0 fold 2) no triplet or pair")
+    found = report(closed_set=evaluation(GAIN)) | {"idle": [[0, -1], [0, 2, "photos"]]}
+    assert summary.warning(found).startswith(
+        "NOTHING LEARNT: in 2 runs (seed 0, seed 0 photo fold 2) no triplet or pair"
+    )
     assert "NOTHING LEARNT" in summary.report_text(found)
+
+
+@pytest.mark.parametrize(
+    ("difference", "words", "helps"),
+    [(GAIN, "helps with", True), (LOSS, "hurts with", False), (NULL, "shows no difference with", False)],
+)
+def test_one_sentence_says_whether_training_helps_and_the_next_what_searches_make_of_it(difference, words, helps):
+    found = report(closed_set=evaluation(GAIN), unseen_objects=evaluation(LOSS), new_photos=evaluation(difference))
+    sentence, search = summary.training_words(found).split(". Searches use ")
+    assert sentence.startswith(
+        f"Against the frozen features, the trained head {words} new photos of known objects (ns_s"
+    )
+    assert ", hurts with photos of unseen objects (ns_score -0.2500 [-0.5000, -0.1250])" in sentence
+    assert search == ("it." if helps else "the features as they are; --use_head=always uses it.")
+    assert summary.head_helps(found) is helps
+    assert summary.training_words(found) in summary.report_text(found)
+
+
+def test_unseen_objects_decide_where_there_are_no_new_photos_and_nothing_where_there_are_neither():
+    assert summary.head_helps(report(closed_set=evaluation(LOSS), unseen_objects=evaluation(GAIN))) is True
+    assert summary.head_helps(report(unseen_objects=evaluation(GAIN), new_photos=evaluation(UNDEFINED))) is True
+    closed = report(closed_set=evaluation(LOSS), transfer=evaluation(LOSS))
+    assert summary.head_helps(closed) is None
+    assert summary.training_words(closed).endswith("a gallery of their own (ns_score -0.2500 [-0.5000, -0.1250]).")
+    assert summary.training_words(report(closed_set=evaluation(GAIN))) == ""

@@ -6,7 +6,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from fgis.base import Protocol, RunPlan
 from fgis.retrieval import evaluate as module
-from fgis.retrieval.evaluate import Criteria, evaluate, evaluate_runs, object_folds, protocol, score_neighbours
+from fgis.retrieval.evaluate import (
+    Criteria,
+    evaluate,
+    evaluate_runs,
+    object_folds,
+    photo_folds,
+    protocol,
+    score_neighbours,
+)
 from fgis.retrieval.intervals import compare
 from fgis.retrieval.rerank import average_query_expansion
 from fgis.retrieval.search import search
@@ -170,6 +178,36 @@ def test_runs_are_scored_on_the_fold_they_have_not_seen():
     assert "tied" not in report["trained"]
     # Among unseen objects alone, a useless run ranks rightly the first object of its own fold: rows 2 and 3.
     np.testing.assert_array_equal(found["unseen_gallery"]["r_precision"], [[1, 1, 1, 1, 1, 1, 0, 0], np.ones(8)])
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_folds_of_photos_split_every_object_and_leave_out_single_photos(folds):
+    labels = np.concatenate([np.repeat(np.arange(9), 4), np.repeat(np.arange(9, 14), 2), [20, 21]])
+    labels = labels[np.random.default_rng(0).permutation(len(labels))]
+    found = photo_folds(labels, folds, seed=1)
+    assert set(labels[found == -1]) == {20, 21}
+    for label in range(14):
+        sizes = np.bincount(found[labels == label], minlength=folds)
+        assert sizes.max() - sizes.min() <= 1
+        assert sizes.max() < sizes.sum()  # some of its photos are always seen
+    sizes = np.bincount(found[found >= 0], minlength=folds)
+    assert sizes.max() - sizes.min() <= 1
+    assert (found == photo_folds(labels, folds, seed=1)).all()
+    assert (found != photo_folds(labels, folds, seed=2)).any()
+
+
+def test_new_photos_are_searched_among_those_that_the_head_has_seen():
+    labels, points = np.array([3, 3, 3, 5, 5, 9]), np.array([[0.0], [1.0], [9.0], [2.0], [9.5], [0.1]], np.float32)
+    photos, folds = np.array([0, 1, 1, 0, 1, -1]), np.zeros(6, int)
+    plans = [RunPlan(0, 0, photos=True), RunPlan(0, 1, photos=True)]
+    criteria = Criteria(("recall@1", "map@r"), "euclidean")
+    found = evaluate_runs(lambda run: points, plans, folds, labels, criteria, photos)
+    assert set(found) == {"new_photos"}
+    # Fold 0: 0 and 2 among 1, 9, 9.5 and .1, which is the single photo of object 9, a distractor.
+    # Fold 1: 1, 9 and 9.5 among 0, 2 and .1.
+    np.testing.assert_array_equal(found["new_photos"]["recall@1"], [[0, 0, 0, 0, 1, np.nan]])
+    # Of photo 0 the relevant ones have ranks 2 and 3: one of the first two places, with precision 1/2, over R = 2.
+    np.testing.assert_allclose(found["new_photos"]["map@r"], [[0.25, 0, 0, 0, 1, np.nan]])
 
 
 def test_one_class_only_has_defined_values():

@@ -1,0 +1,23 @@
+import pytest
+
+from fgis import files
+from fgis.errors import UserError
+from fgis.experiment.head_use import why_not
+from tests.report.reports import GAIN, LOSS, NULL, evaluation, report
+
+
+@pytest.mark.parametrize(("difference", "used"), [(GAIN, True), (NULL, False), (LOSS, False)])
+def test_the_head_is_used_where_the_report_shows_that_it_helps(difference, used, tmp_path):
+    assert why_not(tmp_path, None, "auto") == ""  # no report speaks against it
+    files.write_json(tmp_path / "report.json", report(new_photos=evaluation(difference)))
+    found = why_not(tmp_path, None, "auto")
+    assert found == (
+        "" if used else f"the report of {tmp_path} does not show that its head helps; --use_head=always uses it"
+    )
+    assert why_not(tmp_path, None, "always") == why_not(tmp_path, 40, "auto") == ""  # a step that was asked for
+    assert why_not(tmp_path, None, "never") == "--use_head=never"
+
+
+def test_another_word_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^--use_head=allways: no such choice; did you mean .always."):
+        why_not(tmp_path, None, "allways")
