@@ -2,7 +2,7 @@ import pytest
 
 from fgis import files
 from fgis.errors import UserError
-from fgis.experiment.head_use import why_not
+from fgis.experiment.head_use import HEADS, check_engine, why_not
 from tests.report.reports import GAIN, LOSS, NULL, evaluation, report
 
 
@@ -21,3 +21,10 @@ def test_the_head_is_used_where_the_report_shows_that_it_helps(difference, used,
 def test_another_word_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^--use_head=allways: no such choice; did you mean .always."):
         why_not(tmp_path, None, "allways")
+
+
+def test_an_engine_elsewhere_is_searched_with_the_head_that_its_embeddings_have():
+    assert check_engine("auto", "milvus:a.db") == "always"
+    assert [check_engine(word, "") for word in HEADS] == list(HEADS)
+    with pytest.raises(UserError, match=r"^--use_head=never: does not go with --engine"):
+        check_engine("never", "milvus:a.db")
