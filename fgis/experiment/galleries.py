@@ -13,11 +13,11 @@ from PIL import Image
 from fgis import files
 from fgis.errors import UserError, naming
 from fgis.experiment import graphs
-from fgis.experiment.build import Scoring, build_rerank, build_scoring, head_fits
+from fgis.experiment.build import Scoring, build_rerank, build_scoring
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
 from fgis.experiment.differences import describe_difference, differences
+from fgis.experiment.gallery_heads import embed_gallery, further_heads, open_head, search_words
 from fgis.experiment.head_use import why_not, with_note
-from fgis.experiment.run import Run, embed_with
 from fgis.features import extract
 from fgis.features.images import read_image
 from fgis.gallery import index
@@ -89,7 +89,7 @@ def index_gallery(
             if not about.workdir:
                 about = about._replace(workdir=held.workdir, step=held.step)
         if about.workdir:
-            _open_head(config, about.workdir, about.step)
+            open_head(config, about.workdir, about.step)
         _write_about(gallery, about)
 
         def load() -> extract.Extractor:
@@ -126,8 +126,7 @@ def load_gallery(
       use_head: whether that head ranks: "always", "never", or "auto": where its report shows that it helps.
 
     Raises:
-      UserError: there is no gallery, it is empty or damaged, or was made in another way than ``config`` says; or the
-        run does not fit it.
+      UserError: there is no gallery, it is empty, damaged or made in another way than ``config`` says; or no run fits.
     """
     register_plugins()
     place = Path(gallery).expanduser()
@@ -149,20 +148,18 @@ def load_gallery(
     (labels, names), root = number_labels_of([one.label for one in records]), Path(about.images)
     ids = {one.image_id for one in records}
     describer = cache(lambda: _load_extractor(settings, about.weights_sha256))
-    wanted = extraction_settings(settings.features)
     graph = GalleryGraph(lambda: graphs.keep_graph(place, features, key))
     plain = _search_gallery(settings, scoring, records, features)._replace(labels=labels, point=point, graph=graph)
-    heads, head = _further_heads(plain, more), str(workdir) or FEATURES
-    heads |= {head: cache(partial(_embed_gallery, plain, config, head, step))} if workdir else {}
+    heads, head = further_heads(plain, more), str(workdir) or FEATURES
+    heads |= {head: cache(partial(embed_gallery, plain, config, head, step))} if workdir else {}
     if reason:
-        _open_head(config, head, step, features.shape[1])  # a run that does not fit is refused all the same
-        head = FEATURES
+        head = _features_instead(config, head, step, features.shape[1])
     made = f"{len(records)} images of {root.name}, described by {settings.features.backbone}"
     return LoadedGallery(
         search=with_note(heads[head](), reason),
         records=records,
         label_names=names,
-        describe=lambda image: extract.describe(describer(), wanted, image),
+        describe=lambda image: extract.describe(describer(), extraction_settings(settings.features), image),
         thumbnail=store.thumbnail,
         find_picture=lambda image_id: _find_picture(root, image_id) if image_id in ids else None,
         made=made + (f", embedded by the head of {head}" if head != FEATURES else ""),
@@ -170,6 +167,11 @@ def load_gallery(
         head=head,
         heads=heads,
     )
+
+
+def _features_instead(config: Mapping[str, Any], workdir: str, step: int | None, size: int) -> str:
+    open_head(config, workdir, step, size)  # a run that does not fit is refused all the same
+    return FEATURES
 
 
 def _require_records(store: Store, gallery: str | Path) -> Sequence[ImageRecord]:
@@ -217,37 +219,8 @@ def _search_gallery(
         prepare=lambda found: np.asarray(scoring.prepare(found)),
         embed=lambda query: query,
         point=None,
-        words=_search_words(settings, len(records), "the features as they are"),
+        words=search_words(settings, len(records), "the features as they are"),
     )
-
-
-def _search_words(settings: ExperimentSettings, count: int, head: str) -> str:
-    distance = settings.distance.replace("_", " ")
-    return f"{count} images ({settings.features.backbone}): {head}, {distance} distance"
-
-
-def _embed_gallery(plain: SearchGallery, config: Mapping[str, Any], workdir: str, step: int | None) -> SearchGallery:
-    """The same images under the head of a run."""
-    embed, words = _open_head(config, workdir, step, plain.features.shape[1])
-    embeddings, distance = embed(plain.features), plain.judging.distance
-    return plain._replace(
-        embeddings=embeddings,
-        prepared=prepare_gallery(embeddings, distance),
-        embed=embed,
-        graph=GalleryGraph(),
-        words=_search_words(read_settings(config), len(embeddings), words),
-    )
-
-
-def _further_heads(plain: SearchGallery, workdirs: Sequence[str]) -> dict[str, Callable[[], SearchGallery]]:
-    """The features as they are and the heads of runs, by name; a folder that holds no run is refused at once."""
-    heads: dict[str, Callable[[], SearchGallery]] = {FEATURES: lambda: plain}
-    for workdir in workdirs:
-        saved = files.read_json(Path(workdir) / "config.json")
-        if not isinstance(saved, dict):
-            raise UserError(f"--heads={workdir}: holds no config.json of a run; name the folder of a finished run")
-        heads[workdir] = cache(partial(_embed_gallery, plain, saved, workdir, None))
-    return heads
 
 
 def _prepared_blocks(store: Store, scoring: Scoring) -> Iterator[tuple[int, Float[np.ndarray, "b f"]]]:
@@ -280,22 +253,6 @@ def _read_point(
     if save:
         store.set_meta(point={"key": key, "point": list(point) if point else None})
     return point
-
-
-def _open_head(
-    config: Mapping[str, Any], workdir: str, step: int | None, size: int = 0
-) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """The head of a run as a function of prepared features, and its name in words."""
-    run = Run.open(config, workdir, step)
-    params = run.params
-    if size and not head_fits(run.settings, params, size):
-        raise UserError(
-            f"--workdir={workdir}: its heads were trained on features of another size than {size}, which the gallery "
-            "holds; take a run on features of the same backbone and pooling"
-        )
-    number = next((number for number, plan in enumerate(run.plans) if plan.fold < 0), 0)
-    embed = lambda features: embed_with(run.scoring, params, features, number)
-    return embed, f"the head of {workdir} at step {run.step}"
 
 
 def _load_extractor(settings: ExperimentSettings, weights_sha256: str) -> extract.Extractor:
