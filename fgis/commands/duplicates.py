@@ -41,7 +41,7 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         raise UserError("--gallery: missing; name the folder of the gallery")
     with naming("--threshold: "):
         conform(Share, options.threshold)
-    loaded = load_gallery(options.gallery, to_plain(config))
+    loaded = load_gallery(options.gallery, to_plain(config), tiled=False)
     with tqdm(unit="pair", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

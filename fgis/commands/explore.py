@@ -130,7 +130,7 @@ def _gallery_source(config: Any, workdir: Path | None, options: Options) -> Sour
     from fgis.experiment.galleries import load_gallery
 
     settings, place = read_settings(to_plain(config)), Path(options.gallery).expanduser()
-    loaded = load_gallery(place, to_plain(config), str(workdir or ""), options.step)
+    loaded = load_gallery(place, to_plain(config), str(workdir or ""), options.step, tiled=False)
     search = loaded.search
 
     def find_label(row: int) -> tuple[int, str]:

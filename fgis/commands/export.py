@@ -31,7 +31,7 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     from fgis.experiment.galleries import load_gallery, read_about
     from fgis.gallery.engines import exports, milvus
 
-    loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step)
+    loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step, tiled=False)
     embeddings, distance = loaded.search.embeddings, loaded.search.prepared.distance
     known = {"faiss": exports.FAISS_DISTANCES, "milvus": {*milvus.METRICS}}
     if distance not in known.get(form, {distance}):

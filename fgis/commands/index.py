@@ -14,6 +14,7 @@ class Options(NamedTuple):
 
     images: Annotated[str, "the folder of images, at any depth; that of an existing gallery without it"] = ""
     gallery: Annotated[str, "the folder of the gallery"] = ""
+    tiles: Annotated[str, "SIZE,STRIDE: windows of large pictures are found as well, such as 256,128 pixels"] = ""
 
 
 def run(config: Any, workdir: Path | None, options: Options) -> None:
@@ -24,12 +25,15 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     """
     from tqdm import tqdm
 
-    from fgis.errors import UserError
+    from fgis.errors import UserError, naming
     from fgis.experiment import galleries
     from fgis.experiment.differences import to_plain
+    from fgis.gallery.tiles import parse_tiles
 
     if not options.gallery:
         raise UserError("--gallery: missing; name the folder of the gallery, such as --gallery=gallery")
+    with naming("--tiles="):
+        tiles = parse_tiles(options.tiles)
     gallery = Path(options.gallery).expanduser()
     scan, root = galleries.scan_images(options.images, gallery)
     print(f"{len(scan.files)} images in {root}{_others(scan.others)}", flush=True)
@@ -41,7 +45,7 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        indexed = galleries.index_gallery(plain, scan, about, gallery, progress=progress)
+        indexed = galleries.index_gallery(plain, scan, about, gallery, tiles=tiles, progress=progress)
     print(summary_words(indexed))
     for image_id, reason in indexed.bad:
         print(f"fgis: left out: {image_id}: {reason}", file=sys.stderr)
@@ -60,7 +64,7 @@ def summary_words(done: Any) -> str:
         )
         if count
     ]
-    rate = f", {done.decoded / done.seconds:.0f} described a second" if done.decoded else ""
+    rate = f", {done.decoded / done.seconds:.3g} described a second" if done.decoded else ""
     return f"{done.images} images in the gallery ({', '.join(parts) or 'nothing new'}); {done.seconds:.1f} s{rate}"
 
 

@@ -21,6 +21,7 @@ class Searched(NamedTuple):
     find_label: Callable[[int], tuple[int, str]]  # row -> number and name; (-1, "") of an image without a label
     find_picture: Callable[[str], Any]  # image id -> a picture to show, or None
     make_rerank: Callable[[str], Any]
+    find_size: Callable[[int], tuple[int, int]] = lambda row: (0, 0)  # row -> pixels of the picture; zeros: not known
 
 
 class Options(NamedTuple):
@@ -154,6 +155,7 @@ def _open_gallery(config: Any, workdir: Path | None, options: Options) -> Search
         find_label=find_label,
         find_picture=lambda image_id: Image.open(io.BytesIO(loaded.thumbnail(image_id))).convert("RGB"),
         make_rerank=loaded.make_rerank,
+        find_size=lambda row: (loaded.records[row].width, loaded.records[row].height),
     )
 
 
@@ -174,7 +176,7 @@ def _result(picture: Any, ranking: Any, searched: Searched, options: Options) ->
     from fgis.report import search_page
 
     gallery = searched.gallery
-    rows, distances = (column[0].tolist() for column in ranking.neighbours[:2])
+    found = ranking.found
     near = [gallery.point and bool(distance <= gallery.point.threshold) for distance in ranking.judged]
     matches = [
         search_page.Match(
@@ -185,9 +187,12 @@ def _result(picture: Any, ranking: Any, searched: Searched, options: Options) ->
             distance=distance,
             picture=searched.find_picture(str(gallery.image_ids[row])),
             near=near[rank - 1],
+            box=box,
+            size=searched.find_size(row),
         )
-        for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
-        if row >= 0
+        for rank, (row, distance, box) in enumerate(
+            zip(found.images.tolist(), found.distances.tolist(), found.boxes, strict=True), 1
+        )
     ]
     order = f"re-ranked by {options.rerank.replace('_', ' ')}" if options.rerank else "nearest first"
     return search_page.SearchResult(

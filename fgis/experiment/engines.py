@@ -39,6 +39,8 @@ def search_by_engine(
         raise UserError(f"--engine={engine}: no engine; write {FORM}: http://HOST:PORT, or a path that ends in .db")
     search, about = loaded.search, read_about(Path(gallery).expanduser())
     assert about is not None  # the gallery was loaded
+    if search.windows:
+        raise UserError(f"--engine={engine}: holds whole pictures, and {gallery} has windows; leave --engine out")
     distance = search.prepared.distance
     if distance not in milvus.METRICS:
         raise UserError(f"--engine={engine}: Milvus has no {distance} distance; leave --engine out")

@@ -17,6 +17,7 @@ from fgis.experiment.build import Scoring, build_rerank, build_scoring
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
 from fgis.experiment.differences import describe_difference, differences
 from fgis.experiment.gallery_heads import embed_gallery, further_heads, open_head, search_words
+from fgis.experiment.gallery_tiles import add_windows, settle_tiles
 from fgis.experiment.head_use import why_not, with_note
 from fgis.features import extract
 from fgis.features.images import read_image
@@ -26,6 +27,7 @@ from fgis.gallery.own_point import number_labels_of, own_operating_point
 from fgis.gallery.scan import Scan, register_plugins, scan_folder
 from fgis.gallery.search import SearchGallery
 from fgis.gallery.store import DATABASE, ImageRecord, Store, open_store, writing
+from fgis.gallery.tiles import Tiles
 from fgis.ranges import nearest
 from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.operating_point import OperatingPoint
@@ -61,6 +63,7 @@ def index_gallery(
     about: About,
     gallery: Path,
     *,
+    tiles: Tiles | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> index.Indexed:
     """Brings a gallery to the state of a folder; the first time, makes it.
@@ -70,6 +73,7 @@ def index_gallery(
       scan: what the folder holds.
       about: the folder and the run, if any; what is to be remembered.
       gallery: the folder of the gallery.
+      tiles: how pictures are divided into windows; None: as they were, or not at all.
       progress: as ``index.index_folder``.
 
     Raises:
@@ -98,10 +102,13 @@ def index_gallery(
             return extractor
 
         with open_store(gallery, create=True) as store:
-            done = index.index_folder(scan, store, extraction_settings(settings.features), load, progress=progress)
+            tiles = settle_tiles(store, tiles, gallery)
+            images = extraction_settings(settings.features)
+            done = index.index_folder(scan, store, images, load, tiles=tiles, progress=progress)
             if done.images:
                 _read_point(store, store.records(), build_scoring(settings), _describe_inputs(settings), save=True)
-            if 1 < done.images <= graphs.MOST_WHEN_INDEXED and settings.distance in DIRECTIONS and not about.workdir:
+            plain = not about.workdir and not tiles and settings.distance in DIRECTIONS
+            if plain and 1 < done.images <= graphs.MOST_WHEN_INDEXED:
                 features = np.concatenate([block for _, block in _prepared_blocks(store, build_scoring(settings))])
                 graphs.keep_graph(gallery, features, _graph_key(store, settings))
             return done
@@ -114,6 +121,7 @@ def load_gallery(
     step: int | None = None,
     more: Sequence[str] = (),
     use_head: str = "always",
+    tiled: bool = True,
 ) -> LoadedGallery:
     """A gallery, ready to be searched; the network is loaded when the first picture is described.
 
@@ -124,6 +132,7 @@ def load_gallery(
       step: its checkpoint; the latest without it.
       more: further runs whose heads may be chosen.
       use_head: whether that head ranks: "always", "never", or "auto": where its report shows that it helps.
+      tiled: search windows too, where the gallery has them.
 
     Raises:
       UserError: there is no gallery, it is empty, damaged or made in another way than ``config`` says; or no run fits.
@@ -131,10 +140,7 @@ def load_gallery(
     register_plugins()
     place = Path(gallery).expanduser()
     about = _require_about(place, gallery)
-    if not workdir:
-        workdir, step = about.workdir, about.step if step is None else step
-    if step is not None and not workdir:
-        raise UserError(f"--step={step}: of which run? {gallery} has none; name a --workdir, or leave --step out")
+    workdir, step = _settle_run(about, workdir, step, gallery)
     config = _config_of(workdir, about) if config is None else config
     reason = why_not(workdir, step, use_head) if workdir else ""
     _refuse_other_features(config, about, place)
@@ -143,17 +149,18 @@ def load_gallery(
     with store.snapshot():
         records = _require_records(store, gallery)
         features = np.concatenate([block for _, block in _prepared_blocks(store, scoring)])
+        features, windows = add_windows(store, records, features, scoring) if tiled else (features, None)
         point = _read_point(store, records, scoring, _describe_inputs(settings))
         key = _graph_key(store, settings)
     (labels, names), root = number_labels_of([one.label for one in records]), Path(about.images)
     ids = {one.image_id for one in records}
     describer = cache(lambda: _load_extractor(settings, about.weights_sha256))
-    graph = GalleryGraph(lambda: graphs.keep_graph(place, features, key))
-    plain = _search_gallery(settings, scoring, records, features)._replace(labels=labels, point=point, graph=graph)
+    graph = GalleryGraph(lambda: None if windows else graphs.keep_graph(place, features, key))
+    plain = _search_gallery(settings, scoring, records, features)
+    plain = plain._replace(labels=labels, point=point, graph=graph, windows=windows)
     heads, head = further_heads(plain, more), str(workdir) or FEATURES
     heads |= {head: cache(partial(embed_gallery, plain, config, head, step))} if workdir else {}
-    if reason:
-        head = _features_instead(config, head, step, features.shape[1])
+    head = _features_instead(config, head, step, features.shape[1]) if reason else head
     made = f"{len(records)} images of {root.name}, described by {settings.features.backbone}"
     return LoadedGallery(
         search=with_note(heads[head](), reason),
@@ -167,6 +174,17 @@ def load_gallery(
         head=head,
         heads=heads,
     )
+
+
+def _settle_run(
+    about: About, workdir: str | Path, step: int | None, gallery: str | Path
+) -> tuple[str | Path, int | None]:
+    """The run that was named, or that of the gallery."""
+    if not workdir:
+        workdir, step = about.workdir, about.step if step is None else step
+    if step is not None and not workdir:
+        raise UserError(f"--step={step}: of which run? {gallery} has none; name a --workdir, or leave --step out")
+    return workdir, step
 
 
 def _features_instead(config: Mapping[str, Any], workdir: str, step: int | None, size: int) -> str:

@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,10 @@ from PIL import Image
 from fgis.errors import UserError
 from fgis.features.extract import Extractor, Settings, fit_image
 from fgis.features.images import to_rgb
+from fgis.gallery.pictures import Box
 from fgis.gallery.scan import PLUGIN, ImageFile, Scan, register_plugins
 from fgis.gallery.store import Content, ImageRecord, Store
+from fgis.gallery.tiles import Tiles, window_boxes
 
 THUMBNAIL = 320  # pixels, the longer side
 QUALITY, EFFORT = 78, 2  # of WebP; more effort takes longer than describing the image
@@ -51,6 +54,8 @@ class Read(NamedTuple):
     taken: str = ""
     thumbnail: bytes = b""
     pixels: tuple[np.ndarray, ...] | None = None
+    boxes: Sequence[Box] = ()  # of its windows
+    image: Image.Image | None = None  # the picture that these are cut from
     reason: str = ""  # why it is bad
 
 
@@ -60,6 +65,7 @@ def index_folder(
     settings: Settings,
     load: Callable[[], Extractor],
     *,
+    tiles: Tiles | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Indexed:
     """Brings a gallery to the state of a folder; the caller holds its lock (``store.writing``).
@@ -69,6 +75,7 @@ def index_folder(
       store: of the gallery, open for writing.
       settings: how images become features.
       load: loads the network; called once, and only where something has to be described.
+      tiles: how pictures are divided into windows; None: they are not.
       progress: called with (files done, files that are new or changed) after each of these.
 
     Returns:
@@ -92,11 +99,11 @@ def index_folder(
     def commit() -> None:
         if any(one.pixels for one in pending) and not network:
             network.append(load())
-        _commit(store, pending, network[0] if network else None, settings.batch_size)
+        _commit(store, pending, network[0] if network else None, settings)
         known.update(one.sha256 for one in pending)  # copies that come later need not be decoded
         pending.clear()
 
-    for done, one in enumerate(_read_files(wanted, known, settings), 1):
+    for done, one in enumerate(_read_files(wanted, known, settings, tiles), 1):
         old = held.get(one.file.image_id)
         if one.reason:
             bad.append((_printable(one.file.image_id), one.reason))
@@ -106,13 +113,12 @@ def index_folder(
             if old is None or old.sha256 != one.sha256:
                 counts["changed" if old else kind] += 1
             counts["decoded"] += one.pixels is not None
-        if sum(other.pixels is not None for other in pending) == settings.batch_size or len(pending) >= 1024:
+        if sum(1 + len(x.boxes) for x in pending if x.pixels) >= settings.batch_size or len(pending) >= 1024:
             commit()
         progress(done, len(wanted))
     commit()
-    removed = len(gone) + _forget(store, bad, set(held))
-    seconds = time.perf_counter() - began
-    return Indexed(images=store.count(), removed=removed, bad=tuple(bad), seconds=seconds, **counts)
+    counts["removed"] = len(gone) + _forget(store, bad, set(held))
+    return Indexed(images=store.count(), bad=tuple(bad), seconds=time.perf_counter() - began, **counts)
 
 
 def _forget(store: Store, bad: Sequence[tuple[str, str]], held: set[str]) -> int:
@@ -136,16 +142,16 @@ def _looks_new(file: ImageFile, old: ImageRecord | None) -> bool:
     return old is None or (file.bytes, file.modified_ns, file.label) != (old.bytes, old.modified_ns, old.label)
 
 
-def _read_files(files: Sequence[ImageFile], known: set[str], settings: Settings) -> Iterator[Read]:
-    """What became of each file, in order; some batches are read ahead."""
+def _read_files(files: Sequence[ImageFile], known: set[str], settings: Settings, tiles: Tiles | None) -> Iterator[Read]:
+    """What became of each file, in order; some batches are read ahead, or one picture that has windows."""
     register_plugins()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # too large pictures are errors
     pool = ThreadPoolExecutor(DECODING_THREADS)
     coming: deque[Future[Read]] = deque()
     try:
         for file in files:
-            coming.append(pool.submit(_read_file, file, known, settings))
-            if len(coming) > AHEAD * settings.batch_size:
+            coming.append(pool.submit(_read_file, file, known, settings, tiles))
+            if len(coming) > (1 if tiles else AHEAD * settings.batch_size):
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()
@@ -153,7 +159,7 @@ def _read_files(files: Sequence[ImageFile], known: set[str], settings: Settings)
         pool.shutdown(cancel_futures=True)
 
 
-def _read_file(file: ImageFile, known: set[str], settings: Settings) -> Read:
+def _read_file(file: ImageFile, known: set[str], settings: Settings, tiles: Tiles | None) -> Read:
     """Reads one file, and decodes it where its content is not among those that are ``known``."""
     try:
         file.image_id.encode()
@@ -168,7 +174,9 @@ def _read_file(file: ImageFile, known: set[str], settings: Settings) -> Read:
         with Image.open(io.BytesIO(content)) as opened:
             taken = _time_of_exposure(opened)
             image = to_rgb(opened)
-        return Read(file, sha256, image.size, taken, make_thumbnail(image), fit_image(image, settings))
+        boxes = window_boxes(*image.size, tiles) if tiles else []
+        pixels, kept = fit_image(image, settings), image if boxes else None
+        return Read(file, sha256, image.size, taken, make_thumbnail(image), pixels, boxes, kept)
     except OSError as error:
         if error.strerror:  # of the file system
             return Read(file, reason=error.strerror)
@@ -192,18 +200,17 @@ def _time_of_exposure(image: Image.Image) -> str:
     return f"{day.replace(':', '-')} {clock}".strip()[:19] if day[:4].isdigit() else ""
 
 
-def _commit(store: Store, pending: Sequence[Read], extractor: Extractor | None, batch_size: int) -> None:
-    """Describes what was decoded, in one batch filled up to its full size, and adds everything."""
+def _commit(store: Store, pending: Sequence[Read], extractor: Extractor | None, settings: Settings) -> None:
+    """Describes what was decoded, with its windows, and adds everything."""
     decoded = [one for one in pending if one.pixels is not None]
     contents = []
     if decoded and extractor:
-        pixels: list[Any] = [one.pixels for one in decoded]
-        pixels += [tuple(np.zeros_like(scale) for scale in pixels[0])] * (batch_size - len(pixels))
-        features = np.asarray(extractor.run(tuple(np.stack(scale) for scale in zip(*pixels, strict=True))))
-        for one, vector in zip(decoded, features, strict=False):
-            if not np.isfinite(vector).all():
+        vectors = iter(_describe_all(_pixels_of(decoded, settings), extractor, settings.batch_size))
+        for one in decoded:
+            vector, *tiles = (next(vectors) for _ in range(1 + len(one.boxes)))
+            if not all(np.isfinite(features).all() for features in (vector, *tiles)):
                 raise UserError(f"image {one.file.image_id!r}: its features are not finite; use other weights")
-            contents.append(Content(one.sha256, *one.size, one.taken, one.thumbnail, vector))
+            contents.append(Content(one.sha256, *one.size, one.taken, one.thumbnail, vector, one.boxes, tiles))
     records = [
         ImageRecord(
             one.file.image_id, one.file.label, *one.size, one.file.bytes, one.file.modified_ns, one.sha256, one.taken
@@ -212,6 +219,26 @@ def _commit(store: Store, pending: Sequence[Read], extractor: Extractor | None, 
     ]
     if records:
         store.add(records, contents)
+
+
+def _pixels_of(decoded: Sequence[Read], settings: Settings) -> Iterator[tuple[np.ndarray, ...]]:
+    """What the network takes: of each picture the whole, then each window, cut when it is its turn."""
+    for one in decoded:
+        assert one.pixels is not None
+        yield one.pixels
+        for x, y, width, height in one.boxes:
+            assert one.image is not None
+            yield fit_image(one.image.crop((x, y, x + width, y + height)), settings)
+
+
+def _describe_all(
+    pixels: Iterator[tuple[np.ndarray, ...]], extractor: Extractor, batch_size: int
+) -> Iterator[np.ndarray]:
+    """The features of each, in batches that are filled up to their full size: one compiled program."""
+    while batch := list(islice(pixels, batch_size)):
+        filled: list[Any] = batch + [tuple(np.zeros_like(scale) for scale in batch[0])] * (batch_size - len(batch))
+        features = np.asarray(extractor.run(tuple(np.stack(scale) for scale in zip(*filled, strict=True))))
+        yield from features[: len(batch)]
 
 
 def _printable(text: str) -> str:

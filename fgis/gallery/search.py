@@ -11,6 +11,7 @@ from PIL import Image
 
 from fgis.base import Neighbours
 from fgis.distances import pairwise_distances
+from fgis.gallery.tiles import DEEPER, Found, Windows, merge_windows
 from fgis.retrieval import open_set
 from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.operating_point import OperatingPoint, choose_operating_point
@@ -38,6 +39,7 @@ class SearchGallery(NamedTuple):
     embed: Callable[[Float[np.ndarray, "m f"]], Float[np.ndarray, "m d"]]  # prepared features -> embeddings
     point: OperatingPoint | None  # when the object of a query counts as known; None where nothing tells
     words: str  # what is searched, for people
+    windows: Windows | None = None  # of its pictures, where they are rows behind these; labels are of pictures
     graph: GalleryGraph | None = None  # what re-rankings need of the embeddings alone
     find: Find | None = None  # an engine elsewhere that finds the nearest embeddings; None: they are searched here
     note: str = ""  # why the head of a run that was named does not embed; "" where it does, or where none was named
@@ -54,7 +56,7 @@ class SearchOptions(NamedTuple):
 class PictureRanking(NamedTuple):
     """The gallery as one picture ranks it."""
 
-    neighbours: Neighbours  # of one query
+    found: Found  # of one query
     nearest: float  # the distance of the nearest image by features, which is what the verdict is about
     judged: Float[np.ndarray, " k"]  # the distances of the ranked images by features
     milliseconds: dict[str, float]  # of each stage
@@ -117,8 +119,8 @@ def rank_picture(
     prepared = gallery.prepare(features)
     query = gallery.embed(prepared)
     stage("embed")
-    rows, distance = np.arange(len(gallery.labels)), gallery.prepared.distance
-    k = min(options.k, len(rows))
+    rows, distance = np.arange(len(gallery.embeddings)), gallery.prepared.distance
+    k = min(options.k * (DEEPER if gallery.windows else 1), len(rows))
     neighbours = find_nearest(gallery, query, k)
     own = gallery.judging is not gallery.prepared  # otherwise the first search has answered this as well
     nearest = float((search(prepared, gallery.judging, 1) if own else neighbours).distances[0, 0])
@@ -128,6 +130,7 @@ def rank_picture(
         distances = np.asarray(_compiled_distances(query, gallery.embeddings, distance))
         order = np.argsort(-distances, axis=1, kind="stable")[:, :k]
         neighbours = Neighbours(order, np.take_along_axis(distances, order, axis=1))
-    judged = np.asarray(_compiled_distances(prepared, gallery.features[neighbours.rows[0]], distance))[0]
+    found = merge_windows(gallery.windows, neighbours, options.k)
+    judged = np.asarray(_compiled_distances(prepared, gallery.features[found.rows], distance))[0]
     stage("search")
-    return PictureRanking(neighbours, nearest, judged, milliseconds)
+    return PictureRanking(found, nearest, judged, milliseconds)

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from fgis.errors import UserError
+from fgis.gallery.pictures import Box
 
 DATABASE, LOCK = "gallery.sqlite", "gallery.lock"
 WAIT = 30  # seconds that a reader waits for a transaction
@@ -25,6 +27,8 @@ CREATE TABLE IF NOT EXISTS images(image_id TEXT PRIMARY KEY, label TEXT, bytes I
 CREATE INDEX IF NOT EXISTS images_sha256 ON images(sha256);
 CREATE TABLE IF NOT EXISTS contents(sha256 TEXT PRIMARY KEY, width INT, height INT, taken TEXT, vector BLOB);
 CREATE TABLE IF NOT EXISTS thumbnails(sha256 TEXT PRIMARY KEY, webp BLOB);
+CREATE TABLE IF NOT EXISTS tiles(sha256 TEXT, number INT, x INT, y INT, width INT, height INT, vector BLOB,
+  PRIMARY KEY (sha256, number));
 CREATE TABLE IF NOT EXISTS bad(image_id TEXT PRIMARY KEY, reason TEXT);
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT);
 """
@@ -52,6 +56,8 @@ class Content(NamedTuple):
     taken: str
     thumbnail: bytes  # WebP
     vector: np.ndarray  # features of one image, as the network gives them
+    boxes: Sequence[Box] = ()  # of its windows, if it has any
+    tiles: Sequence[np.ndarray] = ()  # and their features
 
 
 class Store:
@@ -110,10 +116,20 @@ class Store:
         text = "SELECT image_id, vector FROM images JOIN contents USING (sha256) WHERE image_id > ? ORDER BY image_id"
         after = ""
         while rows := self._select(f"{text} LIMIT {size}", (after,)):
-            whole = 2 * int(np.prod(shape))
-            parts = [np.frombuffer(blob, np.float16 if len(blob) == whole else np.float32) for _, blob in rows]
-            yield start, np.stack(parts).reshape(-1, *shape)
+            yield start, np.stack([self._read_vector(blob) for _, blob in rows]).reshape(-1, *shape)
             start, after = start + len(rows), rows[-1][0]
+
+    def windows(self) -> tuple[list[str], Int[np.ndarray, "m 4"], np.ndarray]:
+        """(image ids [m], boxes [m, 4], features [m, ...]) of all windows, by image id and place in the picture."""
+        if not self.meta("tiles"):
+            return [], np.zeros((0, 4), int), np.zeros((0, *self.shape), np.float16)
+        rows = self._select(
+            "SELECT image_id, x, y, tiles.width, tiles.height, vector FROM images JOIN tiles USING (sha256) "
+            "ORDER BY image_id, number"
+        )
+        vectors = [self._read_vector(row[5]) for row in rows]
+        boxes = np.array([row[1:5] for row in rows], int).reshape(-1, 4)
+        return [row[0] for row in rows], boxes, np.array(vectors).reshape(-1, *self.shape)
 
     def count(self) -> int:
         """How many images there are."""
@@ -168,11 +184,16 @@ class Store:
                 if not shape:
                     shape = one.vector.shape
                     self._write_meta(cursor, {"shape": shape})
-                half = bool(np.abs(one.vector).max(initial=0) <= np.finfo(np.float16).max)
-                blob = one.vector.astype(np.float16 if half else np.float32).tobytes()
-                row = (one.sha256, one.width, one.height, one.taken, blob)
+                row = (one.sha256, one.width, one.height, one.taken, _to_blob(one.vector))
                 cursor.execute("INSERT OR IGNORE INTO contents VALUES (?, ?, ?, ?, ?)", row)
                 cursor.execute("INSERT OR IGNORE INTO thumbnails VALUES (?, ?)", (one.sha256, one.thumbnail))
+                cursor.executemany(
+                    "INSERT OR IGNORE INTO tiles VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (one.sha256, number, *box, _to_blob(vector))
+                        for number, (box, vector) in enumerate(zip(one.boxes, one.tiles, strict=True))
+                    ],
+                )
             cursor.executemany(
                 "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)",
                 [(one.image_id, one.label, one.bytes, one.modified_ns, one.sha256) for one in records],
@@ -186,10 +207,14 @@ class Store:
     def purge(self, bad: Sequence[tuple[str, str]]) -> None:
         """Removes contents that no image has any more, and replaces the list of files that could not be used."""
         with self._change(silent=True) as cursor:
-            for table in ("contents", "thumbnails"):
+            for table in ("contents", "thumbnails", "tiles"):
                 cursor.execute(f"DELETE FROM {table} WHERE sha256 NOT IN (SELECT sha256 FROM images)")
             cursor.execute("DELETE FROM bad")
             cursor.executemany("INSERT OR REPLACE INTO bad VALUES (?, ?)", bad)
+
+    def _read_vector(self, blob: bytes) -> np.ndarray:
+        half = len(blob) == 2 * int(np.prod(self.shape))
+        return np.frombuffer(blob, np.float16 if half else np.float32)
 
     def _select(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._mutex:
@@ -208,6 +233,12 @@ class Store:
     def _write_meta(self, cursor: sqlite3.Cursor, values: dict[str, Any]) -> None:
         rows = [(key, json.dumps(value)) for key, value in values.items()]
         cursor.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+
+def _to_blob(vector: np.ndarray) -> bytes:
+    """float16 where that holds all numbers."""
+    half = bool(np.abs(vector).max(initial=0) <= np.finfo(np.float16).max)
+    return vector.astype(np.float16 if half else np.float32).tobytes()
 
 
 def open_store(gallery: str | Path, create: bool = False) -> Store:

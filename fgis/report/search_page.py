@@ -25,6 +25,7 @@ STEM_BYTES = 200  # of a page's name at most: file systems allow 255 with the su
 
 
 NEAREST_FIRST = "nearest first"
+Box = tuple[int, int, int, int]
 
 
 class Match(NamedTuple):
@@ -37,6 +38,8 @@ class Match(NamedTuple):
     distance: float
     picture: Image.Image | None  # None where the image is not at hand
     near: bool | None  # within the threshold by features; None where there is no threshold
+    box: Box | None = None  # the part that is alike, x, y, width, height in pixels; None of the whole picture
+    size: tuple[int, int] = (0, 0)  # pixels of the whole upright picture, where there is a box
 
 
 class SearchResult(NamedTuple):
@@ -82,7 +85,8 @@ def verdict_words(result: SearchResult) -> str:
 
 def search_html(result: SearchResult) -> str:
     """The page of one query: it needs no other file, and shows names where there are no pictures."""
-    matches = [(match, thumbnail(match.picture, 160) if match.picture else "") for match in result.matches]
+    pictures = [draw_box(match) for match in result.matches]
+    matches = [(one, thumbnail(x, 160) if x else "") for one, x in zip(result.matches, pictures, strict=True)]
     return render_template(
         "search.html",
         result=result,
@@ -111,8 +115,21 @@ def montage(result: SearchResult) -> Image.Image:
         row, column = divmod(place, columns)
         lines = [f"{match.rank}   {match.distance:.4f}", show_label(match.label, match.label_name), match.image_id]
         corner = (left + column * TILE[0], GAP + row * TILE[1])
-        _draw_tile(canvas, corner, PICTURE, match.picture, lines, COLOURS[match.near])
+        _draw_tile(canvas, corner, PICTURE, draw_box(match), lines, COLOURS[match.near])
     return canvas
+
+
+def draw_box(match: Match) -> Image.Image | None:
+    """The picture of a match with its box, if it has one."""
+    if not match.picture or not match.box:
+        return match.picture
+    image = match.picture.convert("RGB")
+    x, y, width, height = match.box
+    across, down = (shown / max(1, whole) for shown, whole in zip(image.size, match.size, strict=True))
+    edges = (x * across, y * down, (x + width) * across - 1, (y + height) * down - 1)
+    line = max(2, max(image.size) // 100)
+    ImageDraw.Draw(image).rectangle(edges, outline=(255, 196, 0), width=line)
+    return image
 
 
 def _draw_tile(
@@ -188,6 +205,7 @@ def document(result: SearchResult) -> dict[str, Any]:
             "label": match.label,
             "label_name": match.label_name,
             "distance": match.distance,
+            **({"box": list(match.box)} if match.box else {}),
         }
         for match in result.matches
     ]
@@ -202,13 +220,20 @@ def document(result: SearchResult) -> dict[str, Any]:
     }
 
 
+def show_box(box: Box | None) -> str:
+    """``x,y,w,h``, as ``--crop`` takes it; "" of a whole picture."""
+    return ",".join(map(str, box)) if box else ""
+
+
 def search_text(result: SearchResult) -> str:
     """What the terminal shows of one query."""
     listed = [
-        (m.rank, visible(m.image_id), visible(show_label(m.label, m.label_name)), f"{m.distance:.4f}")
+        (m.rank, visible(m.image_id), visible(show_label(m.label, m.label_name)), f"{m.distance:.4f}", show_box(m.box))
         for m in result.matches
     ]
-    table = tabulate(listed, headers=("rank", "image id", "label", "distance"), disable_numparse=True)
+    shown = 4 + any(match.box for match in result.matches)  # columns
+    headers = ("rank", "image id", "label", "distance", "box")[:shown]
+    table = tabulate([line[:shown] for line in listed], headers=headers, disable_numparse=True)
     stages = ", ".join(f"{stage} {value:.0f}" for stage, value in result.milliseconds.items())
     rates = rates_words(result.point)
     head = f"{visible(result.path)}: {verdict_words(result)}" + (f"\n{rates}" if rates else "")

@@ -1,6 +1,7 @@
 """The OpenAPI document of the page's API."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fgis.web.query import DEFAULT_LISTED, MOST_LISTED
@@ -17,6 +18,7 @@ MATCH = RECORD | {
     "near": {"type": ["boolean", "null"], "description": "within the threshold"},
     "rank_before": {"type": ["integer", "null"], "description": "without marks; null where it was not listed"},
 }
+BOX = {"type": "array", "items": WHOLE, "description": "x, y, width and height of the part that is alike, in pixels"}
 SEARCHED = {
     "query": TEXT,
     "known": {"type": "boolean"},
@@ -96,7 +98,7 @@ def _schemas() -> dict[str, Any]:
     }
     parts = _list(_list(NUMBER)) | {"description": "of the similarity, at every place, row by row"}
     return {
-        "Search": _object(SEARCHED | {"results": _list(_object(MATCH))}),
+        "Search": _object(SEARCHED | {"results": _list(_object(MATCH, {"box": BOX}))}),
         "Images": _object({"images": WHOLE, "results": _list(_object(RECORD))}),
         "Upload": _object({"picture": TEXT, "name": TEXT, "width": WHOLE, "height": WHOLE}),
         "Gallery": _object(gallery),
@@ -105,8 +107,8 @@ def _schemas() -> dict[str, Any]:
     }
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": sorted(properties)}
+def _object(properties: dict[str, Any], optional: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    return {"type": "object", "properties": {**properties, **optional}, "required": sorted(properties)}
 
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:

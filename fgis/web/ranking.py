@@ -80,9 +80,10 @@ def rank_rows(
     Returns:
       At most ``k`` rows and their distances, [1, k]; fewer of fewer rows.
     """
-    query, everything = gallery.embed(prepared), np.arange(len(gallery.labels))
+    query, everything = gallery.embed(prepared), np.arange(len(gallery.embeddings))
     searched = everything if part is None else part.rows
-    depth = min(k + (own is not None), len(searched))
+    mine = np.array([], int) if own is None else rows_of_images(gallery, np.array([own]))
+    depth = min(k + len(mine), len(searched))
     if not depth:
         return Neighbours(np.empty((1, 0), np.int64), np.empty((1, 0), np.float32))
     if part is None or gallery.find:
@@ -95,14 +96,24 @@ def rank_rows(
         embeddings = gallery.embeddings if part is None else gallery.embeddings[part.rows]
         graph = gallery.graph if part is None else None  # a part has a graph of its own
         neighbours = rerank(FirstSearch(query, embeddings, searched, gallery.prepared.distance, neighbours, graph))
-    kept = (neighbours.rows[0] >= 0) & (neighbours.rows[0] != (-1 if own is None else own))
+    kept = (neighbours.rows[0] >= 0) & ~np.isin(neighbours.rows[0], mine)
     return Neighbours(neighbours.rows[:, kept][:, :k], np.asarray(neighbours.distances)[:, kept][:, :k])
 
 
 def nearest_distance(gallery: SearchGallery, prepared: Float[np.ndarray, "1 f"], own: int | None) -> float:
     """The distance by features to the nearest image of the whole gallery, ``own`` left out; infinite without any."""
-    rows = None if own is None else np.array([own])
-    return float(search(prepared, gallery.judging, 1, query_rows=rows).distances[0, 0])
+    if own is None or not gallery.windows:
+        rows = None if own is None else np.array([own])
+        return float(search(prepared, gallery.judging, 1, query_rows=rows).distances[0, 0])
+    mine = rows_of_images(gallery, np.array([own]))
+    found = search(prepared, gallery.judging, len(mine) + 1)
+    others = found.distances[0][(found.rows[0] >= 0) & ~np.isin(found.rows[0], mine)]
+    return float(others[0]) if len(others) else np.inf
+
+
+def rows_of_images(gallery: SearchGallery, images: Int[np.ndarray, " i"]) -> Int[np.ndarray, " m"]:
+    """The rows of pictures and of their windows, ascending."""
+    return images if gallery.windows is None else np.flatnonzero(np.isin(gallery.windows.image_of, images))
 
 
 def similarity(distances: Float[np.ndarray, " k"], distance: str, scale: float) -> Float[np.ndarray, " k"]:

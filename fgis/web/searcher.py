@@ -12,17 +12,25 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from fgis.base import Neighbours
 from fgis.errors import UserError, naming
 from fgis.gallery.loaded import LoadedGallery
 from fgis.gallery.pictures import Box
 from fgis.gallery.search import SearchGallery
+from fgis.gallery.tiles import DEEPER, Found, merge_windows
 from fgis.report import search_page
 from fgis.report.rates import rates_words
 from fgis.retrieval.rerank import DIRECTIONS, Rerank
 from fgis.web.agreement import split_similarity
 from fgis.web.query import PageQuery
-from fgis.web.ranking import Selection, measure_rows, move_query, nearest_distance, rank_rows, similarity
+from fgis.web.ranking import (
+    Selection,
+    measure_rows,
+    move_query,
+    nearest_distance,
+    rank_rows,
+    rows_of_images,
+    similarity,
+)
 from fgis.web.uploads import Uploads
 
 KEPT_FEATURES = 2000  # of pictures and parts of them that were described: going back costs no second description
@@ -123,24 +131,29 @@ class Searcher:
         moved = move_query(described.prepared, *(gallery.features[rows] for rows in marks))
         rows = self.select_rows(query.label, query.folder)
         named = {"label": [query.label], "folder": [query.folder]}
-        part = None if rows is None else Selection(rows, {name: one for name, one in named.items() if one[0]})
+        within = None if rows is None else rows_of_images(gallery, rows)
+        part = None if within is None else Selection(within, {name: one for name, one in named.items() if one[0]})
         rerank = self.reranks.get(query.rerank)
         with naming("rerank: "):
-            neighbours = rank_rows(gallery, moved, part, described.own, query.k, rerank)
-            before = neighbours
+            depth = query.k * (DEEPER if gallery.windows else 1)
+            rank = lambda vector: merge_windows(
+                gallery.windows, rank_rows(gallery, vector, part, described.own, depth, rerank), query.k
+            )
+            found = before = rank(moved)
             if moved is not described.prepared:
-                before = rank_rows(gallery, described.prepared, part, described.own, query.k, rerank)
+                before = rank(described.prepared)
         nearest = nearest_distance(gallery, described.prepared, described.own) if len(self.labels) > 1 else np.inf
-        judged = measure_rows(described.prepared, gallery.judging, neighbours.rows[0])
+        judged = measure_rows(described.prepared, gallery.judging, found.rows)
         milliseconds["search"] = 1000 * (perf_counter() - began)
-        result = self._to_result(query, described, neighbours, judged, nearest, milliseconds)
+        result = self._to_result(query, described, found, judged, nearest, milliseconds)
         document = search_page.document(result)
-        old_rank = {int(row): rank for rank, row in enumerate(before.rows[0], 1)}
+        old_rank = {int(row): rank for rank, row in enumerate(before.rows, 1)}
         bars = similarity(judged, gallery.judging.distance, self._scale())
-        for shown, row, by_features, bar in zip(document["results"], neighbours.rows[0], judged, bars, strict=True):
-            shown.update(self._describe_row(int(row)), by_features=float(by_features), similarity=float(bar))
+        for shown, row, by_features, bar in zip(document["results"], found.rows, judged, bars, strict=True):
+            shown.update(self._describe_row(self.row_of[shown["image_id"]]))
+            shown.update(by_features=float(by_features), similarity=float(bar))
             shown.update(near=result.matches[shown["rank"] - 1].near, rank_before=old_rank.get(int(row)))
-        return document | self._words(query, result, rows, described) | self._changes(query, before, neighbours)
+        return document | self._words(query, result, rows, described) | self._changes(query, before, found)
 
     def agree(self, query: PageQuery, image_id: str) -> dict[str, Any]:
         """Where the query and an image of the gallery agree: the parts of their similarity at the places of each.
@@ -245,11 +258,11 @@ class Searcher:
         }
 
     def _to_result(
-        self, query: PageQuery, described: Described, neighbours: Neighbours, judged: Float[np.ndarray, " k"],
+        self, query: PageQuery, described: Described, found: Found, judged: Float[np.ndarray, " k"],
         nearest: float, milliseconds: dict[str, float],
     ) -> search_page.SearchResult:  # fmt: skip
         gallery = self.loaded.search
-        listed = zip(neighbours.rows[0].tolist(), neighbours.distances[0].tolist(), judged.tolist(), strict=True)
+        listed = zip(found.images.tolist(), found.distances.tolist(), judged.tolist(), found.boxes, strict=True)
         matches = [
             search_page.Match(
                 rank=rank,
@@ -259,8 +272,9 @@ class Searcher:
                 distance=distance,
                 picture=None,
                 near=bool(by_features <= gallery.point.threshold) if gallery.point else None,
+                box=box,
             )
-            for rank, (row, distance, by_features) in enumerate(listed, 1)
+            for rank, (row, distance, by_features, box) in enumerate(listed, 1)
         ]
         order = f"re-ranked by {query.rerank.replace('_', ' ')}" if query.rerank else search_page.NEAREST_FIRST
         return search_page.SearchResult(
@@ -289,15 +303,15 @@ class Searcher:
             "height": described.height,
         }
 
-    def _changes(self, query: PageQuery, before: Neighbours, after: Neighbours) -> dict[str, Any]:
+    def _changes(self, query: PageQuery, before: Found, after: Found) -> dict[str, Any]:
         """How marks changed the ranking: how many images are new, went up or went down; null without marks."""
         if not query.relevant and not query.not_relevant:
             return {"changes": None}
-        old = {row: rank for rank, row in enumerate(before.rows[0].tolist())}
-        moves = [old[row] - rank for rank, row in enumerate(after.rows[0].tolist()) if row in old]
+        old = {row: rank for rank, row in enumerate(before.rows.tolist())}
+        moves = [old[row] - rank for rank, row in enumerate(after.rows.tolist()) if row in old]
         return {
             "changes": {
-                "new": after.rows.shape[1] - len(moves),
+                "new": len(after.rows) - len(moves),
                 "up": sum(move > 0 for move in moves),
                 "down": sum(move < 0 for move in moves),
                 "same": sum(move == 0 for move in moves),

@@ -114,7 +114,7 @@ def test_a_gallery_has_its_thumbnails_and_images_without_labels(tmp_path, monkey
     turned = loaded._replace(search=loaded.search._replace(embeddings=loaded.search.features[:, ::-1].copy()))
     gallery = tmp_path / "my photos"
     for content, names in ((loaded, ["frozen features"]), (turned, ["frozen features", "trained head"])):
-        monkeypatch.setattr(galleries, "load_gallery", lambda *_, content=content: content)
+        monkeypatch.setattr(galleries, "load_gallery", lambda *_, tiled, content=content: content)
         assert main(["--mode=explore", f"--gallery={gallery}"]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("t-SNE left out: ")
         html = (gallery / "explore.html").read_text()

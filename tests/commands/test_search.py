@@ -196,8 +196,8 @@ def test_the_farthest_ties_go_to_the_lowest_row():
     )
     options = search_gallery.SearchOptions(k=4, farthest=True)
     ranking = search_gallery.rank_picture(gallery, lambda image: np.array([[2, 0]], np.float32), photo(0), options)
-    assert ranking.neighbours.rows.tolist() == [[2, 4, 1, 3]]
-    np.testing.assert_allclose(ranking.neighbours.distances, [[2, 2, 1, 1]], atol=1e-6)
+    assert ranking.found.rows.tolist() == [2, 4, 1, 3]
+    np.testing.assert_allclose(ranking.found.distances, [2, 2, 1, 1], atol=1e-6)
     assert ranking.nearest == 0
     np.testing.assert_allclose(ranking.judged, [2, 2, 1, 1], atol=1e-6)
 

@@ -121,8 +121,8 @@ def test_a_search_has_the_keys_of_the_command_line_and_its_ranking(client, loade
     keys = {"query", "known", "verdict", "nearest", "threshold", "limit", "detection", "false_alarms", "missed"}
     assert keys | {"results", "milliseconds"} <= set(document)
     assert {"rank", "image_id", "label", "label_name", "distance"} <= set(document["results"][0])
-    assert [one["distance"] for one in document["results"]] == ranking.neighbours.distances[0].tolist()
-    assert [loaded.records[row].image_id for row in ranking.neighbours.rows[0]] == found(response)
+    assert [one["distance"] for one in document["results"]] == ranking.found.distances.tolist()
+    assert [loaded.records[row].image_id for row in ranking.found.images] == found(response)
     assert document["nearest"] == ranking.nearest
     assert [one["by_features"] for one in document["results"]] == pytest.approx(ranking.judged, abs=1e-6)
     assert set(document["milliseconds"]) == {"decode", "describe", "search"}

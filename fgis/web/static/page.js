@@ -30,8 +30,8 @@
     const { folder, label, rerank, head } = read();
     return { folder, label, rerank, head };
   };
-  const from = (image) => {
-    return "/" + address({ ...kept(), image });
+  const from = (image, box) => {
+    return "/" + address({ ...kept(), image, crop: box ? box.join(",") : "" });
   };
 
   // ---- requests
@@ -231,7 +231,8 @@
     const item = $("tile").content.firstElementChild.cloneNode(true), part = (name) => item.querySelector(name);
     const name = one.image_id.split("/").pop();
     item.dataset.id = one.image_id;
-    part(".picture").href = from(one.image_id);
+    part(".picture").href = from(one.image_id, one.box);
+    if (one.box) placeOnTile(part(".picture i"), one); else part(".picture i").remove();
     part(".picture").title = `Search with ${one.image_id}`;
     part("img").src = thumbnail(one.image_id);
     part("img").alt = `${one.label_name} ${name}`.trim();
@@ -264,6 +265,11 @@
     }
     part(".beside").onclick = () => go({ compare: one.image_id });
     return item;
+  };
+  const placeOnTile = (element, one) => {  // tiles are 4:3, and pictures lie in their middle
+    const ratio = (one.width / one.height) * (3 / 4), [w, h] = [Math.min(1, ratio), Math.min(1, 1 / ratio)];
+    const [x, y, width, height] = one.box;
+    setBox(element, (1 - w) / 2 + (w * x) / one.width, (1 - h) / 2 + (h * y) / one.height, (w * width) / one.width, (h * height) / one.height);
   };
   const similarityOf = (distance) => {  // as the server computes it, for the mark of the threshold
     if (gallery.distance === "cosine") return Math.min(1, Math.max(0, 1 - distance));
@@ -334,13 +340,15 @@
     const crop = state.crop ? state.crop.split(",").map(Number) : null;
     $("left-box").hidden = !crop;
     if (crop) setBox($("left-box"), crop[0] / found.width, crop[1] / found.height, crop[2] / found.width, crop[3] / found.height);
+    $("right-box").hidden = !one.box;
+    if (one.box) setBox($("right-box"), one.box[0] / one.width, one.box[1] / one.height, one.box[2] / one.width, one.box[3] / one.height);
     const beyond = found.limit !== null && one.by_features > found.limit ? "limit" : "threshold";
     const verdict = one.near === null ? ""
       : one.near ? `, within the threshold ${digits(found.threshold)}` : `, beyond the ${beyond} ${digits(found[beyond])}`;
     const label = one.label_name ? `${one.label_name}: ` : "";
     $("compare-words").textContent =
       `${label}rank ${one.rank}, similarity ${digits(one.similarity)}, distance ${digits(one.by_features)}${verdict}.`;
-    $("search-on").href = from(one.image_id);
+    $("search-on").href = from(one.image_id, one.box);
     for (const [button, step] of [["previous", -1], ["next", 1]]) {
       const other = listed[place + step];
       $(button).disabled = !other;

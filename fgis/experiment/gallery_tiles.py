@@ -1,0 +1,41 @@
+"""The windows of a gallery's pictures: how they are divided, and their features behind those of the pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from fgis.errors import UserError
+from fgis.experiment.build import Scoring
+from fgis.gallery.store import ImageRecord, Store
+from fgis.gallery.tiles import Tiles, Windows
+
+
+def settle_tiles(store: Store, tiles: Tiles | None, gallery: Path) -> Tiles | None:
+    """The tiles of a gallery: those of its first images; others are refused."""
+    held = store.meta("tiles")
+    known = Tiles(*held) if held else None
+    if tiles is None or tiles == known:
+        return known
+    if store.count():
+        says = f"--tiles={known.size},{known.stride}" if known else "no --tiles"
+        raise UserError(
+            f"--tiles={tiles.size},{tiles.stride}: {gallery} was indexed with {says}; leave it so, or name another "
+            "--gallery"
+        )
+    store.set_meta(tiles=list(tiles))
+    return tiles
+
+
+def add_windows(
+    store: Store, records: Sequence[ImageRecord], features: Float[np.ndarray, "n f"], scoring: Scoring
+) -> tuple[Float[np.ndarray, "m f"], Windows | None]:
+    """The features of all pictures and, behind them, of their windows; None where there are no windows."""
+    ids, boxes, vectors = store.windows()
+    if not ids:
+        return features, None
+    row_of = {one.image_id: row for row, one in enumerate(records)}
+    image_of = np.concatenate([np.arange(len(records)), np.array([row_of[image_id] for image_id in ids])])
+    boxes = np.concatenate([np.zeros((len(records), 4), int), boxes])
+    return np.concatenate([features, np.asarray(scoring.prepare(vectors))]), Windows(image_of, boxes)
