@@ -14,6 +14,7 @@ class Options(NamedTuple):
 
     images: Annotated[str, "the folder of images, at any depth; that of an existing gallery without it"] = ""
     gallery: Annotated[str, "the folder of the gallery"] = ""
+    shard: Annotated[str, "i/n: describe one share of the images; joined by --mode=index without it"] = ""
     tiles: Annotated[str, "SIZE,STRIDE: windows of large pictures are found as well, such as 256,128 pixels"] = ""
 
 
@@ -28,15 +29,21 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     from fgis.errors import UserError, naming
     from fgis.experiment import galleries
     from fgis.experiment.differences import to_plain
+    from fgis.gallery.shards import parse_shard, shard_folder, share_of
     from fgis.gallery.tiles import parse_tiles
 
     if not options.gallery:
         raise UserError("--gallery: missing; name the folder of the gallery, such as --gallery=gallery")
     with naming("--tiles="):
         tiles = parse_tiles(options.tiles)
+    with naming("--shard="):
+        shard = parse_shard(options.shard)
     gallery = Path(options.gallery).expanduser()
     scan, root = galleries.scan_images(options.images, gallery)
     print(f"{len(scan.files)} images in {root}{_others(scan.others)}", flush=True)
+    if shard:
+        scan, gallery = share_of(scan, shard), shard_folder(gallery, shard)
+        print(f"shard {options.shard}: {len(scan.files)} of them", flush=True)
     plain = to_plain(config)
     about = galleries.About(root, plain, str(workdir.absolute()) if workdir else "", None, "")
     with tqdm(unit="image", disable=None) as bar:

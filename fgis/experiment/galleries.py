@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,13 +15,22 @@ from fgis.errors import UserError, naming
 from fgis.experiment import graphs
 from fgis.experiment.build import Scoring, build_rerank, build_scoring
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
-from fgis.experiment.differences import describe_difference, differences
+from fgis.experiment.gallery_about import (
+    NAME,
+    About,
+    read_about,
+    refuse_other_features,
+    refuse_other_images,
+    require_about,
+    write_about,
+)
 from fgis.experiment.gallery_heads import embed_gallery, further_heads, open_head, search_words
+from fgis.experiment.gallery_shards import join_shards
 from fgis.experiment.gallery_tiles import add_windows, settle_tiles
 from fgis.experiment.head_use import why_not, with_note
 from fgis.features import extract
 from fgis.features.images import read_image
-from fgis.gallery import index
+from fgis.gallery import index, shards
 from fgis.gallery.loaded import FEATURES, LoadedGallery
 from fgis.gallery.own_point import number_labels_of, own_operating_point
 from fgis.gallery.scan import Scan, register_plugins, scan_folder
@@ -33,28 +42,6 @@ from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.operating_point import OperatingPoint
 from fgis.retrieval.rerank import DIRECTIONS, RERANKERS, Rerank
 from fgis.retrieval.search import prepare_gallery
-
-NAME = "gallery.json"
-VERSION = 1
-MADE_BY = ("backbone", "weights", "image_size", "fit", "pooling")  # of config.features: what all its features share
-
-
-class About(NamedTuple):
-    """``gallery.json``: what a gallery is made of."""
-
-    images: str  # the folder, absolute
-    config: Mapping[str, Any]  # plain
-    workdir: str  # the run whose head embeds; "" for features as they are
-    step: int | None  # its checkpoint; None for the latest
-    weights_sha256: str  # of the network; "" before anything was described
-
-
-def read_about(gallery: str | Path) -> About | None:
-    """What ``gallery.json`` says; None where there is none, or one of another kind."""
-    held = files.read_json(Path(gallery) / NAME)
-    if not isinstance(held, dict) or held.get("version") != VERSION or not {*About._fields} <= {*held}:
-        return None
-    return About(*(held[name] for name in About._fields))
 
 
 def index_gallery(
@@ -87,24 +74,28 @@ def index_gallery(
     with writing(gallery):
         held = read_about(gallery)
         if held:
-            _refuse_other_images(held, about, gallery)
-            _refuse_other_features(config, held, gallery)
+            refuse_other_images(held, about, gallery)
+            refuse_other_features(config, held, gallery)
             about = about._replace(weights_sha256=held.weights_sha256)
             if not about.workdir:
                 about = about._replace(workdir=held.workdir, step=held.step)
         if about.workdir:
             open_head(config, about.workdir, about.step)
-        _write_about(gallery, about)
+        write_about(gallery, about)
 
         def load() -> extract.Extractor:
             extractor = _load_extractor(settings, about.weights_sha256)
-            _write_about(gallery, about._replace(weights_sha256=extractor.source["weights_sha256"]))
+            write_about(gallery, about._replace(weights_sha256=extractor.source["weights_sha256"]))
             return extractor
 
         with open_store(gallery, create=True) as store:
             tiles = settle_tiles(store, tiles, gallery)
+            about = join_shards(store, config, about, gallery)
+            write_about(gallery, about)
+            store.set_meta(finished=False)
             images = extraction_settings(settings.features)
             done = index.index_folder(scan, store, images, load, tiles=tiles, progress=progress)
+            store.set_meta(finished=True)  # of a shard: all its files were described
             if done.images:
                 _read_point(store, store.records(), build_scoring(settings), _describe_inputs(settings), save=True)
             plain = not about.workdir and not tiles and settings.distance in DIRECTIONS
@@ -139,11 +130,11 @@ def load_gallery(
     """
     register_plugins()
     place = Path(gallery).expanduser()
-    about = _require_about(place, gallery)
+    about = require_about(place, gallery)
     workdir, step = _settle_run(about, workdir, step, gallery)
     config = _config_of(workdir, about) if config is None else config
     reason = why_not(workdir, step, use_head) if workdir else ""
-    _refuse_other_features(config, about, place)
+    refuse_other_features(config, about, place)
     settings, store = read_settings(config), open_store(place)
     scoring = build_scoring(settings)
     with store.snapshot():
@@ -201,12 +192,6 @@ def _require_records(store: Store, gallery: str | Path) -> Sequence[ImageRecord]
 def _config_of(workdir: str | Path, about: About) -> Mapping[str, Any]:
     saved = files.read_json(Path(workdir) / "config.json") if workdir else None
     return saved if isinstance(saved, dict) else about.config
-
-
-def _require_about(place: Path, gallery: str | Path) -> About:
-    if about := read_about(place):
-        return about
-    raise UserError(f"{gallery}: no gallery here; make one by --mode=index --images=DIR --gallery={gallery}")
 
 
 def scan_images(images: str, gallery: str | Path) -> tuple[Scan, str]:
@@ -298,35 +283,12 @@ def _make_rerank(settings: ExperimentSettings, name: str) -> Rerank | None:
     return build_rerank(settings.rerank._replace(name=name or "none"))
 
 
-def _write_about(gallery: Path, about: About) -> None:
-    files.write_json(gallery / NAME, {"version": VERSION, **about._asdict()})
-
-
 def _refuse_other_files(gallery: Path) -> None:
     if gallery.is_file():
         raise UserError(f"--gallery={gallery}: a file; name a folder for the gallery")
     if gallery.is_dir() and not any((gallery / name).exists() for name in (NAME, DATABASE)):
-        others = [name for name in sorted(os.listdir(gallery)) if not name.startswith((".", "gallery."))]
+        others = [name for name in sorted(os.listdir(gallery)) if not name.startswith((".", "gallery.", shards.FOLDER))]
         if others:
             raise UserError(
                 f"--gallery={gallery}: holds other files ({others[0]}) and no gallery; name a folder of its own"
             )
-
-
-def _refuse_other_images(held: About, about: About, gallery: Path) -> None:
-    """A folder that is gone may have been moved; two that are there cannot both be meant."""
-    if held.images != about.images and Path(held.images).is_dir():
-        raise UserError(
-            f"--images={about.images}: {gallery} holds the images of {held.images}; index that folder, or name another "
-            "--gallery"
-        )
-
-
-def _refuse_other_features(config: Mapping[str, Any], held: About, gallery: Path) -> None:
-    here, there = (
-        files.json_types({key: one["features"].get(key) for key in MADE_BY}) for one in (config, held.config)
-    )
-    if found := differences(here, there):
-        raise UserError(
-            f"config.features.{describe_difference(found, gallery)}; leave it as it was, or name another --gallery"
-        )

@@ -199,6 +199,21 @@ class Store:
                 [(one.image_id, one.label, one.bytes, one.modified_ns, one.sha256) for one in records],
             )
 
+    def copy_contents(self, database: Path) -> None:
+        """Copies the contents of another gallery that this one has not, in one transaction; images stay as they are."""
+        with self._mutex:
+            self._connection.execute("ATTACH ? AS other", (str(database),))
+        try:
+            shape = self._select("SELECT value FROM other.meta WHERE key = 'shape'")
+            with self._change(silent=True) as cursor:
+                for table in ("contents", "thumbnails", "tiles"):
+                    cursor.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
+                if shape and not self._connection.execute("SELECT 1 FROM meta WHERE key = 'shape'").fetchone():
+                    self._write_meta(cursor, {"shape": json.loads(shape[0][0])})
+        finally:
+            with self._mutex:
+                self._connection.execute("DETACH other")
+
     def remove(self, image_ids: Iterable[str]) -> None:
         """Removes images; what belongs to their contents stays until ``purge``."""
         with self._change() as cursor:
