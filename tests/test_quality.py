@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fgis
-from configs import grocerystore, photos, ukbench
+from configs import grocerystore, landmarks, metric_learning, photos, ukbench
 from fgis.experiment.config import read_settings
 from fgis.experiment.differences import flatten, to_plain
 from tests.tiny import ROOT
@@ -33,6 +33,8 @@ CONFIGS = {
     "ukbench-published": ukbench.get_config("published"),
     "grocerystore": grocerystore.get_config(),
     "photos": photos.get_config(),
+    "metric_learning": metric_learning.get_config(),
+    "landmarks": landmarks.get_config(),
 }
 
 

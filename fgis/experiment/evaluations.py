@@ -14,7 +14,7 @@ from fgis.experiment.run import Run, embed_with
 from fgis.experiment.transfer import open_transfer
 from fgis.learning.train import init_states
 from fgis.retrieval import open_set, triplets
-from fgis.retrieval.evaluate import Criteria, evaluate_runs
+from fgis.retrieval.evaluate import Criteria, evaluate, evaluate_runs, protocol
 from fgis.retrieval.intervals import compare, summarize
 from fgis.retrieval.search import search
 
@@ -131,7 +131,8 @@ def evaluate_transfer(run: Run, untrained: Any = None) -> dict[str, Any]:
       untrained: the parameters of the same runs before training; there is no row ``untrained`` without them.
 
     Returns:
-      {"transfer", "transfer_open_set"}: all images are queries, and the gallery holds these images alone.
+      {"transfer", "transfer_open_set"}: all images are queries, and the gallery holds these images alone. Where the
+      file says which images are queries and which form the gallery, ``transfer`` alone, of these.
 
     Raises:
       UserError: the heads were trained on features of another size.
@@ -145,6 +146,8 @@ def evaluate_transfer(run: Run, untrained: Any = None) -> dict[str, Any]:
         if params is not None:
             embed = partial(_embed_listed, scoring, params, features, runs)
             rows[name] = ReportRow(embed, plans)
+    if run.rows.is_query is not None:
+        return {"transfer": _evaluate_queries(run, rows)}
     nowhere = np.zeros(len(labels), np.int64)
     found = {name: row["closed_set"] for name, row in score_rows(run, rows, nowhere, nowhere).items()}
     if COMPLETE not in scoring.metrics:
@@ -156,6 +159,23 @@ def evaluate_transfer(run: Run, untrained: Any = None) -> dict[str, Any]:
         "transfer": compare(found, labels, len(labels), scoring.resamples, scoring.seed),
         "transfer_open_set": open_set_figures(scores, labels, scoring),
     }
+
+
+def _evaluate_queries(run: Run, rows: Mapping[str, ReportRow]) -> dict[str, Any]:
+    """``transfer`` where the file says which images are queries; the others form the gallery."""
+    labels, is_query, scoring = run.rows.labels, run.rows.is_query, run.scoring
+    assert is_query is not None
+    asked = protocol(labels, scoring.metrics, queries=is_query, gallery=~is_query)
+    found: dict[str, dict[str, Float[np.ndarray, "s q"]]] = {}
+    for name, row in rows.items():
+        each = [
+            evaluate(row.embed(number), labels, asked, scoring.metrics, scoring.distance, run.rows.coarse)
+            for number in range(len(row.plans))
+        ]
+        found[name] = {metric: np.stack([one[metric] for one in each]) for metric in scoring.metrics}
+    figures = compare(found, labels[is_query], int((~is_query).sum()), scoring.resamples, scoring.seed)
+    alone = ~np.isin(labels[is_query], labels[~is_query])
+    return figures | {"without_relatives": int(alone.sum())}
 
 
 def _embed_listed(scoring: Scoring, params: Any, features: np.ndarray, runs: Sequence[int], place: int) -> np.ndarray:
