@@ -10,7 +10,8 @@ from fgis.features.store import write_features
 from fgis.main import main
 
 SHORT = ("--config.features.backbone=", "--config.seeds=1", "--config.train.total_steps=2",
-         "--config.head.residual.rank=2", "--config.train.record_every_steps=1", "--config.train.checkpoint_every_steps=2",
+         "--config.head.residual.rank=2", "--config.train.record_every_steps=1",
+         "--config.train.checkpoint_every_steps=2",
          "--config.evaluation.resamples=20", "--config.sampler.pk.classes=4")  # fmt: skip
 
 
