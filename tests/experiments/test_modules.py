@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import operating_points, rendering, reranking, summaries
+from experiments import features, operating_points, rendering, reranking, summaries
 from experiments.tables import DATASETS, FROZEN, Options, place_of, row_config
 from fgis.experiment.config import read_settings
 from tests.tiny import ROOT
@@ -61,7 +61,9 @@ def test_committed_results_are_rendered_from_their_figures(path):
     """And hold figures, notes and sources only: what they mean is written by hand in docs/ablations.md."""
     summary = json.loads(path.read_text())
     assert "commentary" not in summary
-    own = {"reranking": reranking.rerank_page, "operating_points": operating_points.page}
+    own = {
+        "reranking": reranking.rerank_page, "operating_points": operating_points.page, "features": features.page,
+    }  # fmt: skip
     page = own.get(summary["table"], summaries.table_page)
     assert path.with_suffix(".md").read_text() == rendering.markdown(summary, page(summary))
     assert path.with_suffix(".tex").read_text() == rendering.latex(summary, page(summary))
