@@ -42,6 +42,7 @@ class Collection(NamedTuple):
     coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such: each holds whole labels
     label_names: tuple[str, ...] | None = None  # the name of label 0, 1, ..., where labels have names
     is_query: Bool[np.ndarray, " n"] | None = None  # queries, or else in the gallery; None: every image is both
+    find: Callable[[int], Path] | None = None  # row -> the file of an image, where images are files
 
 
 def load_collection(name: str, images: str) -> Collection:
@@ -71,6 +72,20 @@ def fingerprint(collection: Collection) -> str:
     columns = [collection.labels] if collection.coarse is None else [collection.labels, collection.coarse]
     rows = [[str(image_id), *map(int, row)] for image_id, *row in zip(collection.image_ids, *columns, strict=True)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def take_rows(collection: Collection, rows: Int[np.ndarray, " m"]) -> Collection:
+    """The collection of some of the images, in the order of ``rows``."""
+    find = collection.find
+    pick = lambda values: None if values is None else values[rows]
+    return collection._replace(
+        image_ids=collection.image_ids[rows],
+        labels=collection.labels[rows],
+        coarse=pick(collection.coarse),
+        is_query=pick(collection.is_query),
+        read=lambda row: collection.read(int(rows[row])),
+        find=None if find is None else lambda row: find(int(rows[row])),
+    )
 
 
 def decoded_batches(
@@ -261,10 +276,17 @@ def _image_files(directory: Path) -> Iterator[Path]:
 
 
 def _from_files(name: str, root: Path, ids: Sequence[str], labels: Sequence[int]) -> Collection:
-    """The record of images that are files below ``root``."""
-    return Collection(
-        name, np.array(ids), np.array(labels, np.int64), lambda row: read_image(find_file(root, ids[row]))
-    )
+    """The record of images that are files below ``root``.
+
+    Raises:
+      ValueError: a name is not UTF-8, which no feature file can hold.
+    """
+    for image_id in ids:
+        if not image_id.isascii() and image_id != image_id.encode(errors="ignore").decode():
+            shown = os.fsencode(image_id).decode(errors="backslashreplace")
+            raise ValueError(f"images: the name '{shown}' in {root} is not UTF-8; rename it")
+    find = lambda row: find_file(root, ids[row])
+    return Collection(name, np.array(ids), np.array(labels, np.int64), lambda row: read_image(find(row)), find=find)
 
 
 def _from_list(name: str, root: Path, listed: Sequence[Listed]) -> Collection:

@@ -5,44 +5,25 @@ file, ``PATH.journal.partial``; a killed run continues after the last of them an
 batch holds the same images and runs through the same compiled program.
 """
 
-import importlib.metadata
 import json
-import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import PIL
-from jaxtyping import Float, UInt8
-from PIL import Image
 
 from fgis.base import FeatureSet
 from fgis.errors import UserError
-from fgis.features import journal, store
-from fgis.features.backbones import BACKBONES, find_backbone, load_backbone
-from fgis.features.collection import Collection, Decoded, decoded_batches, fingerprint
-from fgis.features.images import FITS
-from fgis.features.lowering import lower_convolutions
-from fgis.features.pooling import POOLINGS, sum_normalised
-from fgis.ranges import Count, nearest, require
-
-CACHED_PIXELS = 2 * 224 * 224  # on a CPU, networks run over so many pixels at a time: more would leave the caches
-
-
-class Settings(NamedTuple):
-    """How images become features."""
-
-    backbone: str  # a key of BACKBONES
-    image_size: Any  # (height, width), or a list of such whose features are summed
-    weights: str = "imagenet"  # or "none" (random), or a file
-    fit: str = "squash"  # a key of FITS
-    pooling: str = "avg"  # a key of POOLINGS
-    on_bad_image: Literal["stop", "skip"] = "stop"  # what to do about an image that cannot be decoded
-    batch_size: Count = 32
+from fgis.features import description, journal, store
+from fgis.features.backbones.classical import LEARNING_IMAGES, lacks_vocabulary, learn_vocabulary
+from fgis.features.collection import Collection, Decoded, decoded_batches, fingerprint, take_rows
+from fgis.features.description import Extractor, Settings, check_settings, fit_image
+from fgis.features.newer import finished_words
+from fgis.features.pixels import pixel_count, split_pixels
 
 
 class Extraction(NamedTuple):
@@ -55,103 +36,12 @@ class Extraction(NamedTuple):
     seconds: float
 
 
-class Extractor(NamedTuple):
-    """A backbone with its pooling, ready to run."""
-
-    run: Callable[[tuple[np.ndarray, ...]], jax.Array]  # one uint8 [b, h, w, 3] per image size -> [b, ...] float32
-    find_shape: Callable[[], tuple[int, ...]]  # of one image's features; a function, since it traces the network
-    source: Mapping[str, Any]  # attributes of the feature file
-
-
-def check_settings(settings: Settings) -> None:
-    """Refuse settings that cannot work; nothing is loaded, so it is quick.
-
-    Raises:
-      ValueError: a setting is wrong; the message begins with its name and a colon.
-    """
-    backbone = find_backbone(settings.backbone)
-    for name, value, table in (("fit", settings.fit, FITS), ("pooling", settings.pooling, POOLINGS)):
-        if value not in table:
-            raise ValueError(f"{name}: {value!r} is unknown; {nearest(str(value), table)}")
-    require(Settings, weights=settings.weights, on_bad_image=settings.on_bad_image, batch_size=settings.batch_size)
-    sizes = store.image_sizes(settings.image_size)
-    if min(min(size) for size in sizes) < backbone.smallest:
-        raise ValueError(
-            f"image_size: {settings.image_size!r} found; write sides of at least {backbone.smallest} for "
-            f"{settings.backbone}"
-        )
-    if len(sizes) > 1 and settings.pooling == "spatial":
-        raise ValueError("pooling: 'spatial' maps of several image sizes cannot be summed; pool them")
-
-
-def load_extractor(settings: Settings) -> Extractor:
-    """Load a backbone; nothing is compiled yet, and ``run`` compiles once per batch size.
-
-    With several image sizes, the pooled features at each are divided by their Euclidean norm, then summed.
-
-    Args:
-      settings: ``on_bad_image`` and ``batch_size`` are not needed.
-
-    Returns:
-      The function that runs it, the shape of its features, and what a feature file says of them.
-
-    Raises:
-      ValueError: as ``check_settings`` and ``load_backbone``.
-      UserError: as ``load_backbone``.
-    """
-    check_settings(settings)
-    sizes = store.image_sizes(settings.image_size)
-    apply, params, digest = load_backbone(settings.backbone, settings.weights)
-
-    def features(params: list[jax.Array], scales: tuple[jax.Array, ...]) -> jax.Array:
-        pooled = tuple(POOLINGS[settings.pooling](apply(params, images)) for images in scales)
-        return pooled[0] if len(pooled) == 1 else sum_normalised(pooled)
-
-    on_cpu = jax.default_backend() == "cpu"
-    compiled = jax.jit(_in_small_batches(lower_convolutions(features)) if on_cpu else features)
-    one = tuple(jax.ShapeDtypeStruct((1, *size, 3), np.uint8) for size in sizes)
-    on_device = jax.device_put(params)
-    source = {
-        "fgis_version": _version("fgis"),
-        "backbone": settings.backbone,
-        "weights": store.weights_label(settings.weights),
-        "weights_sha256": digest,
-        "preprocessing": BACKBONES[settings.backbone].preprocessing,
-        "image_size": sizes[0] if len(sizes) == 1 else sizes,
-        "fit": settings.fit,
-        "pooling": settings.pooling,
-        "decoder": "pillow",
-        "filter": "bilinear",
-        "pillow_version": PIL.__version__,
-    }
-    find_shape = lambda: jax.eval_shape(features, params, one).shape[1:]
-    return Extractor(lambda scales: compiled(on_device, scales), find_shape, source)
-
-
-def fit_image(image: Image.Image, settings: Settings) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
-    """Bring one RGB image to each image size: what ``Extractor.run`` takes, before stacking."""
-    return tuple(np.asarray(FITS[settings.fit](image, size)) for size in store.image_sizes(settings.image_size))
-
-
-def describe(extractor: Extractor, settings: Settings, image: Image.Image) -> Float[np.ndarray, "1 ..."]:
-    """The features of one RGB image, as ``extract`` computes them but for the last bits of other batch sizes.
-
-    Args:
-      extractor: what ``load_extractor`` returns for ``settings``.
-      settings: how images are fitted.
-      image: upright, as ``read_image`` returns it.
-
-    Returns:
-      [1, ...] float32.
-    """
-    return np.asarray(extractor.run(tuple(scale[None] for scale in fit_image(image, settings))))
-
-
 def extract(
     collection: Collection,
     path: str,
     settings: Settings,
     *,
+    devices: Sequence[jax.Device] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = print,
 ) -> Extraction:
@@ -164,6 +54,7 @@ def extract(
       collection: the images.
       path: the feature file; ``~`` is expanded, folders are made.
       settings: how images become features.
+      devices: which take turns, batch by batch; () for the default one. The bits are the same where devices are alike.
       progress: called with (images done, images in all) after each batch.
       say: called with each sentence worth printing.
 
@@ -184,10 +75,12 @@ def extract(
     if os.path.isfile(path):
         finished = _accept_finished(path, collection, settings)
         Path(journal_path).unlink(missing_ok=True)  # a run was killed between its last two steps
-        say(f"{path}: already finished, {finished.images} images; remove the file to extract again")
+        say(f"{path}: {finished_words(path, collection, finished.images)}")
         return finished._replace(seconds=time.perf_counter() - began)
     _require_writable(path)
-    extractor = load_extractor(settings)
+    if lacks_vocabulary(settings.backbone, settings.weights):
+        _learn_vocabulary(collection, settings, say)
+    extractor = description.load_extractor(settings, devices)
     source = {**extractor.source, "collection": collection.name, "collection_sha256": fingerprint(collection)}
     header = json.loads(json.dumps({**source, "backend": jax.default_backend(), "jax": jax.__version__}))
     with journal.open_journal(journal_path, header, extractor.find_shape(), settings.batch_size) as log:
@@ -196,29 +89,44 @@ def extract(
         if resumed:
             say(f"{path}: resumed at image {resumed} of {total}")
         _stop_on_bad(collection, log.good, settings)
-        batches = decoded_batches(collection, log.rows, start, lambda image: fit_image(image, settings))
-        for number, images in enumerate(batches, start):
-            _stop_or_report(collection, number * log.rows, images, settings, say)
-            _append_batch(log, extractor, collection, number, images)
-            progress(min((number + 1) * log.rows, total), total)
-        count, skipped = _write(path, log, collection, source)
+        _fill_journal(log, extractor, collection, settings, progress, say)
+        count, skipped = _write(path, log, collection, source, settings.pixels)
         os.unlink(journal_path)
     say(f"{path}: {count} images" + (f", {len(skipped)} bad ones left out" if skipped else ""))
     return Extraction(path, count, skipped, resumed, time.perf_counter() - began)
 
 
-def _in_small_batches(features: Callable) -> Callable:
-    """Run ``features`` over a few images at a time, in one compiled loop: on a CPU twice as fast as the whole batch."""
+def _learn_vocabulary(collection: Collection, settings: Settings, say: Callable[[str], None]) -> None:
+    """Learn the vocabulary of a description from some images of the collection; those that are bad are passed over."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(collection.labels))[:LEARNING_IMAGES])
+    say(f"{settings.weights}: learnt from {len(rows)} of {len(collection.labels)} images")
+    drawn = take_rows(collection, rows)
+    fitted = decoded_batches(drawn, settings.batch_size, 0, lambda image: fit_image(image, settings))
+    images = [one[0] for batch in fitted for one in batch if not isinstance(one, Exception)]
+    learn_vocabulary(settings.backbone, settings.weights, images)
 
-    def run(params: Any, scales: tuple[jax.Array, ...]) -> jax.Array:
-        count = len(scales[0])
-        most = max(1, CACHED_PIXELS // max(math.prod(images.shape[1:3]) for images in scales))
-        small = max(size for size in range(1, count + 1) if count % size == 0 and size <= most)
-        split = tuple(images.reshape(-1, small, *images.shape[1:]) for images in scales)
-        outputs = jax.lax.map(lambda part: features(params, part), split)
-        return outputs.reshape(count, *outputs.shape[2:])
 
-    return run
+def _fill_journal(
+    log: journal.Journal, extractor: Extractor, collection: Collection, settings: Settings,
+    progress: Callable[[int, int], None], say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Append the batches that a journal lacks; as many are on their way as there are devices."""
+    start, total = len(log.good), len(collection.labels)
+    batches = decoded_batches(collection, log.rows, start, lambda image: fit_image(image, settings))
+    waiting: deque[tuple[int, np.ndarray, Any]] = deque()
+
+    def finish_batch() -> None:
+        number, good, features = waiting.popleft()
+        _append_batch(log, collection, number, good, np.asarray(features))
+        progress(min((number + 1) * log.rows, total), total)
+
+    for number, images in enumerate(batches, start):
+        _stop_or_report(collection, number * log.rows, images, settings, say)
+        waiting.append((number, *_begin_batch(log, extractor, images)))
+        if len(waiting) == extractor.at_once:
+            finish_batch()
+    while waiting:
+        finish_batch()
 
 
 def _stop_or_report(
@@ -233,19 +141,26 @@ def _stop_or_report(
             say(f"image {str(image_id)!r} left out: {reason}")
 
 
-def _append_batch(
-    log: journal.Journal, extractor: Extractor, collection: Collection, number: int, images: Sequence[Decoded]
-) -> None:
-    """Run one batch, with black images for bad ones and up to its full size, and append it to the journal."""
+def _begin_batch(log: journal.Journal, extractor: Extractor, images: Sequence[Decoded]) -> tuple[np.ndarray, Any]:
+    """Which places of a batch are good, and its features, which a device may still compute.
+
+    Black images stand for bad ones, and fill the batch up to its full size.
+    """
     good = np.zeros(log.rows, bool)
     good[: len(images)] = [not isinstance(image, Exception) for image in images]
-    features = np.zeros((log.rows, *log.shape), np.float32)
     decoded = [image for image in images if not isinstance(image, Exception)]
-    if decoded:
-        blank = tuple(np.zeros_like(scale) for scale in decoded[0])
-        padded = [blank if isinstance(image, Exception) else image for image in images]
-        padded += [blank] * (log.rows - len(padded))
-        features = np.asarray(extractor.run(tuple(np.stack(scale) for scale in zip(*padded, strict=True))))
+    if not decoded:
+        return good, np.zeros((log.rows, *log.shape), np.float32)
+    blank = tuple(np.zeros_like(scale) for scale in decoded[0])
+    padded = [blank if isinstance(image, Exception) else image for image in images]
+    padded += [blank] * (log.rows - len(padded))
+    return good, extractor.run(tuple(np.stack(scale) for scale in zip(*padded, strict=True)))
+
+
+def _append_batch(
+    log: journal.Journal, collection: Collection, number: int, good: np.ndarray, features: np.ndarray
+) -> None:
+    """Append a batch to the journal, unless a feature of a good image is not finite."""
     finite = np.isfinite(features.reshape(log.rows, -1)).all(1) | ~good
     if not finite.all():
         image_id = str(collection.image_ids[number * log.rows + int(np.argmin(finite))])
@@ -254,12 +169,13 @@ def _append_batch(
 
 
 def _write(
-    path: str, log: journal.Journal, collection: Collection, source: Mapping[str, Any]
+    path: str, log: journal.Journal, collection: Collection, source: Mapping[str, Any], pixels: Sequence[int]
 ) -> tuple[int, tuple[str, ...]]:
     """Turn a full journal into the feature file; return its number of images and the ids left out."""
     largest, flags = 0.0, []
+    width = log.shape[-1] - pixel_count(pixels) if pixels else None  # of the features alone
     for features, good in journal.records(log):
-        largest = max(largest, float(np.abs(features[good]).max(initial=0)))
+        largest = max(largest, float(np.abs(features[good][..., :width]).max(initial=0)))
         flags.append(good)
     kept = np.concatenate(flags)[: len(collection.labels)]
     skipped = tuple(str(image_id) for image_id in collection.image_ids[~kept])
@@ -267,17 +183,23 @@ def _write(
         raise UserError(f"image {skipped[0]!r}: cannot be read, nor can any of {len(kept)} images; repair them")
     dtype = np.float16 if largest <= float(np.finfo(np.float16).max) else np.float32
     count = int(kept.sum())
-    parts = (features[good].astype(dtype) for features, good in journal.records(log))
+    shape = (count, *log.shape) if width is None else (count, width)
+    parts = (features[good][..., :width].astype(dtype) for features, good in journal.records(log))
+    chosen = take_rows(collection, np.flatnonzero(kept))
     feature_set = FeatureSet(
-        features=store.Blocks((count, *log.shape), dtype, parts),
-        labels=collection.labels[kept],
-        image_ids=collection.image_ids[kept],
+        features=store.Blocks(shape, dtype, parts),
+        labels=chosen.labels,
+        image_ids=chosen.image_ids,
         source={**source, "skipped": len(skipped)},
-        coarse=None if collection.coarse is None else collection.coarse[kept],
+        coarse=chosen.coarse,
         label_names=collection.label_names,
-        is_query=None if collection.is_query is None else collection.is_query[kept],
+        is_query=chosen.is_query,
     )
-    store.write_features(path, feature_set, {"skipped_image_ids": np.array(skipped)} if skipped else None)
+    extras: dict[str, Any] = {"skipped_image_ids": np.array(skipped)} if skipped else {}
+    if pixels:
+        tails = (features[good][:, width:] for features, good in journal.records(log))
+        extras |= split_pixels(np.concatenate([np.rint(tail * 255).astype(np.uint8) for tail in tails]), pixels)
+    store.write_features(path, feature_set, extras or None)
     return count, skipped
 
 
@@ -287,7 +209,12 @@ def _accept_finished(path: str, collection: Collection, settings: Settings) -> E
     missing = [key for key in (*store.CHECKED, "collection_sha256") if key not in held.source]
     if missing:
         raise UserError(f"{path}: does not say which {missing[0]} it was made with; remove it or write to another path")
-    store.check_features(held, path, {**settings._asdict(), "collection": collection.name})
+    wanted = {**settings._asdict(), "collection": collection.name}
+    if settings.pixels:
+        store.open_rows(path, settings.pixels)  # refuses a file without these copies
+    else:
+        wanted.pop("shrink")
+    store.check_features(held, path, wanted)
     if held.source["collection_sha256"] != fingerprint(collection):
         raise UserError(
             f"{path}: its {len(held.labels)} images or labels are not those of the collection; remove it or write to "
@@ -324,10 +251,3 @@ def _require_writable(path: str) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name another place") from error
     if not os.access(folder, os.W_OK) or Path(path).is_dir():
         raise UserError(f"{path}: cannot be written; name a file in a folder that you may write to")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,8 +19,11 @@ from fgis.files import json_types
 
 BUNDLED = {  # what stands for a path -> the file that ships with the package
     "": "ukbench1000_mobilenet_v2_336x448.h5",  # the first 1,000 images of UKBench
+    "bundled:ukbench": "ukbench1000_mobilenet_v2_336x448.h5",  # the same, where several files are listed
     "bundled:ukbench_transfer": "ukbench_transfer_mobilenet_v2_336x448.h5",  # 500 images of 125 further objects
 }
+
+MOST_COMPRESSED = 1032  # bytes that deflate makes of one at most
 
 
 def bundled_path(name: str = "") -> str:
@@ -46,11 +50,39 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(name, "r") as file:
             yield file
+    except PermissionError as error:
+        raise UserError(f"{named(path)}: may not be read; look at its permissions") from error
     except (OSError, RuntimeError) as error:  # what h5py raises for a file that is no HDF5, truncated, or damaged
+        if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
+            raise UserError(
+                f"{named(path)}: another process has it open for writing; wait until that one closes it"
+            ) from error
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{named(path)}: damaged or no HDF5 file ({reason}); remove it and extract the features again"
         ) from error
+
+
+def require_stored(file: h5py.File, name: str, path: str | Path) -> None:
+    """Refuses a dataset that declares more than its file can hold, or that lies in other files, before it is read.
+
+    Raises:
+      UserError: it does.
+    """
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink | h5py.SoftLink):
+        raise UserError(f"{named(path)}: {name!r} is a link; store the data themselves, in this file")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        return
+    if dataset.external is not None or dataset.is_virtual:
+        raise UserError(f"{named(path)}: {name!r} lies in other files; store the data themselves, in this file")
+    size, filtered = os.path.getsize(resolved(path)), dataset.id.get_create_plist().get_nfilters() > 0
+    declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    if declared > size * (MOST_COMPRESSED if filtered else 1):
+        raise UserError(
+            f"{named(path)}: {name!r} declares {declared:,} bytes, shape {dataset.shape}, in a file of {size:,}; "
+            "remove it and extract the features again"
+        )
 
 
 def read_fields(file: h5py.File, path: str | Path) -> FeatureSet:
@@ -58,6 +90,8 @@ def read_fields(file: h5py.File, path: str | Path) -> FeatureSet:
     for name in ("image_ids", "features", "labels"):
         if not isinstance(file.get(name), h5py.Dataset):
             raise UserError(f"{named(path)}: no dataset {name!r}, found {sorted(file)}; name a feature file of fgis")
+    for name in file:
+        require_stored(file, name, path)
     source = _attributes(file)
     if not source.get("complete", True):
         raise UserError(f"{named(path)}: incomplete; remove it and extract the features again")

@@ -1,6 +1,8 @@
 """Image files to arrays: decoding by Pillow, and fitting an image of any size to the input of a network."""
 
 import io
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,8 @@ def read_image(source: str | Path | io.BytesIO) -> Image.Image:
     Raises:
       Exception: whatever Pillow raises for a missing or damaged file, and what ``to_rgb`` raises.
     """
+    if isinstance(source, str | Path) and not stat.S_ISREG(os.stat(source).st_mode):
+        raise OSError("no regular file")  # opening a pipe would wait for its other end
     with Image.open(source) as image:
         return to_rgb(image)
 

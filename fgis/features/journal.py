@@ -7,7 +7,6 @@ kill cut short fails its length or its checksum and is cut off when the journal 
 
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from fgis.errors import UserError
+from fgis.locks import only_process
 
 
 class Journal(NamedTuple):
@@ -45,8 +45,8 @@ def open_journal(path: str, header: Mapping[str, Any], shape: tuple[int, ...], r
       UserError: the journal has another header, or another process has it open.
     """
     line = json.dumps({**header, "shape": shape, "rows": rows}, sort_keys=True).encode() + b"\n"
-    with open(path, "a+b") as file:
-        _lock(file, path)
+    whole = path.removesuffix(".journal.partial")
+    with only_process(f"{whole}.lock", whole, "is extracting into it"), open(path, "a+b") as file:
         file.seek(0)
         found = file.readline()
         if found and found.endswith(b"\n") and found != line:
@@ -103,15 +103,3 @@ def _first_difference(found: bytes, wanted: bytes) -> str:
         return "its first line is no header"
     key = next(key for key in sorted({*there, *now}) if there.get(key) != now.get(key))
     return f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"
-
-
-def _lock(file: BinaryIO, path: str) -> None:
-    """Refuse to work beside another process; the lock ends with the process, however it ends."""
-    if os.name != "posix":
-        return
-    import fcntl  # absent elsewhere
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(f"{path}: another extraction is writing it; wait until that one ends") from error

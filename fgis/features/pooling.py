@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from fgis.ranges import Positive
+from fgis.ranges import Count, Positive
 
 
 def average(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
@@ -36,12 +37,68 @@ def generalised_mean(x: Float[Array, "b h w c"], *, p: Positive = 3.0) -> Float[
     return top[:, 0, 0] * ((x / top) ** p).mean((1, 2)) ** (1 / p)
 
 
+def regional(x: Float[Array, "b h w c"], *, levels: Count = 3) -> Float[Array, "b c"]:
+    """Regional maxima (R-MAC): the sum over square regions of m / ||m||_2, where m is the maximum in a region.
+
+    Args:
+      x: a feature map.
+      levels: sizes of regions, see ``region_starts``; a map without a region at a level has none of it.
+
+    Returns:
+      One vector per image, which is not normalised again; a region without any positive or negative value adds nothing.
+
+    Reference: Tolias, Sicre, Jégou: Particular object retrieval with integral max-pooling of CNN activations
+    (arXiv:1511.05879); its whitening of regions is left out.
+    """
+    maxima = [
+        x[:, top : top + side, left : left + side].max((1, 2))
+        for side, tops, lefts in region_starts(x.shape[1], x.shape[2], levels)
+        for top in tops
+        for left in lefts
+    ]
+    return sum_normalised(tuple(maxima))
+
+
+def region_starts(height: int, width: int, levels: int) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+    """(side, first rows, first columns) of the square regions of each level l = 1, 2, ...
+
+    The side is 2 m / (l + 1), rounded down, for the shorter side m of the map. At level 1 there are as many regions
+    along the longer side, 2 to 7, as make neighbours overlap by nearly 40 %, or one in a square map; each level has one
+    more along both sides. Regions are spread evenly, their places rounded down.
+
+    >>> region_starts(2, 3, 2)
+    [(2, (0,), (0, 1)), (1, (0, 1), (0, 1, 2))]
+    """
+    short, long = sorted((height, width))
+    overlaps = np.array([1 - (long - short) / (count - 1) / short for count in range(2, 8)])
+    more = 0 if height == width else int(np.abs(overlaps - 0.4).argmin()) + 1
+    found = []
+    for level in range(1, levels + 1):
+        side = 2 * short // (level + 1)
+        counts = [level + (more if length > short else 0) for length in (height, width)]
+        tops, lefts = (
+            tuple(index * (length - side) // max(count - 1, 1) for index in range(count))
+            for length, count in zip((height, width), counts, strict=True)
+        )
+        if side:
+            found.append((side, tops, lefts))
+    return found
+
+
 def spatial(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Every position, unpooled, as the published experiment stores them."""
     return x
 
 
-POOLINGS: dict[str, Callable] = {"avg": average, "max": maximum, "gem": generalised_mean, "spatial": spatial}
+def only_place(x: Float[Array, "b 1 1 c"]) -> Float[Array, "b c"]:
+    """The one vector that a network sums an image up in, such as the class token of a transformer."""
+    return x[:, 0, 0]
+
+
+POOLINGS: dict[str, Callable] = {
+    "avg": average, "max": maximum, "gem": generalised_mean, "regional": regional, "spatial": spatial,
+    "token": only_place,
+}  # fmt: skip
 
 
 def sum_normalised(scales: tuple[Float[Array, "b c"], ...]) -> Float[Array, "b c"]:

@@ -10,6 +10,7 @@ with "the bundled features"; ``~`` is expanded in every path.
 
 import json
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,12 +19,13 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 from fgis.base import FeatureSet
 from fgis.errors import UserError
 from fgis.features.fields import bundled_path, named, opened, read_fields, read_texts, resolved
 from fgis.features.labels import find_unnamed
+from fgis.features.pixels import dataset_name, pixel_count
 from fgis.files import json_types, replacing
 from fgis.ranges import Count, conform
 
@@ -32,7 +34,9 @@ __all__ = [
     "read_skipped", "weights_label", "write_features",
 ]  # fmt: skip
 
-CHECKED = ("collection", "backbone", "weights", "image_size", "fit", "pooling")  # settings that are attributes, too
+# Settings that are attributes, too; a file of the last layer, or of an earlier version, says no layer.
+CHECKED = ("collection", "backbone", "weights", "image_size", "fit", "pooling")
+LAYER = "layer"
 BLOCK_BYTES = 1 << 26  # features are checked and copied in blocks of this size
 
 
@@ -56,6 +60,7 @@ class Rows(NamedTuple):
     coarse: Int[np.ndarray, " n"] | None = None
     label_names: tuple[str, ...] | None = None  # the name of label 0, 1, ...
     is_query: Bool[np.ndarray, " n"] | None = None  # queries, or else in the gallery; None: every image is both
+    widths: tuple[int, ...] = ()  # of the files that are joined side by side; (): it is one file
 
 
 def weights_label(weights: str) -> str:
@@ -127,7 +132,7 @@ def write_features(path: str | Path, feature_set: FeatureSet, extras: Mapping[st
             raise ValueError(f"features: the blocks hold {row} rows, not {features.shape[0]}")
         for name, values in datasets.items():
             _write_dataset(file, name, np.asarray(values))
-        for key, value in feature_set.source.items():
+        for key, value in sorted(feature_set.source.items()):
             has_form = isinstance(value, str | bool | int | float | np.generic)
             file.attrs[key] = value if has_form else json.dumps(value)
         file.attrs["complete"] = True
@@ -137,7 +142,7 @@ def load_features(path: str | Path = "", extras: Sequence[str] = ()) -> FeatureS
     """Load a whole feature file.
 
     Args:
-      path: the file; "" and "bundled:ukbench_transfer" are those bundled with the package.
+      path: the file; "" (or "bundled:ukbench") and "bundled:ukbench_transfer" are those bundled with the package.
       extras: names of further datasets to load.
 
     Returns:
@@ -163,11 +168,12 @@ def load_features(path: str | Path = "", extras: Sequence[str] = ()) -> FeatureS
     return fields._replace(features=values)
 
 
-def open_rows(path: str | Path = "") -> Rows:
+def open_rows(path: str | Path = "", pixels: Sequence[int] = ()) -> Rows:
     """Open a feature file for reading rows in place: mapped into memory where it is contiguous, else through h5py.
 
     Args:
-      path: the file; "" and "bundled:ukbench_transfer" are those bundled with the package.
+      path: the file; "" (or "bundled:ukbench") and "bundled:ukbench_transfer" are those bundled with the package.
+      pixels: sides of the copies of images that follow the features of each row, see ``fgis.features.pixels``.
 
     Returns:
       The fields, checked as by ``load_features``, and a function that reads rows of features and checks them.
@@ -180,25 +186,47 @@ def open_rows(path: str | Path = "") -> Rows:
         dataset = file["features"]
         shape, stored, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
         contiguous = dataset.chunks is None and offset is not None and stored.isnative and dataset.external is None
+        copies = {name: _copies(file, side, shape, path) for side in pixels for name in [dataset_name(side)]}
     name, dtype = resolved(path), _float_type(stored)
-    mapped = np.memmap(name, stored, "r", offset, shape) if contiguous else None
+    mapped = _map(name, stored, offset, shape) if contiguous else None
+    if pixels:
+        shape, dtype = (shape[0], shape[1] + pixel_count(pixels)), np.dtype(np.float32)
 
     def read(rows: Int[np.ndarray, " b"]) -> Float[np.ndarray, "b ..."]:
         rows = np.asarray(rows)
         if mapped is not None:
-            values = mapped[rows]
+            values = mapped.array[rows]
+            # Pages that were read count as memory of the process until they are given back.
+            mapped.give_back()
         else:
             increasing, inverse = np.unique(rows, return_inverse=True)  # h5py wants increasing and unique rows
             with h5py.File(name, "r") as file:
                 values = file["features"][increasing][inverse]
         values = values.astype(dtype, copy=False)
         _require_finite(values, rows, fields.image_ids, path)
-        return values
+        tails = [copy[rows].reshape(len(rows), -1).astype(np.float32) / 255 for copy in copies.values()]
+        return np.concatenate([values, *tails], axis=1) if tails else values
 
     return Rows(
         shape, dtype, fields.labels, fields.image_ids, fields.source, read, fields.coarse, fields.label_names,
         fields.is_query,
     )  # fmt: skip
+
+
+class _Mapped(NamedTuple):
+    """A dataset in a file that is mapped into memory."""
+
+    array: np.ndarray
+    give_back: Callable[[], Any]  # pages that were read; they are read again when they are wanted
+
+
+def _map(name: str | Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> _Mapped:
+    with open(name, "rb") as file:
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    array = np.frombuffer(whole, dtype, math.prod(shape), offset).reshape(shape)
+    if not hasattr(mmap, "MADV_DONTNEED"):  # as on Windows
+        return _Mapped(array, lambda: None)
+    return _Mapped(array, lambda: whole.madvise(mmap.MADV_DONTNEED))
 
 
 def read_skipped(path: str | Path = "") -> tuple[str, ...]:
@@ -213,26 +241,37 @@ def check_features(feature_set: FeatureSet | Rows, path: str | Path, expected: M
     Args:
       feature_set: the content of the file.
       path: the file, for messages.
-      expected: settings by name; those in ``CHECKED`` are compared. One that the file does not record (a published
-        file) cannot be compared and passes.
+      expected: settings by name; those in ``CHECKED`` and the layer are compared. One that the file does not
+        record (a published file) cannot be compared and passes.
 
     Raises:
       UserError: a setting differs; the message names the first.
     """
-    for key in CHECKED:
-        if key not in expected or key not in feature_set.source:
+    found = {LAYER: "", **feature_set.source} if "backbone" in feature_set.source else feature_set.source
+    for key in (*CHECKED, LAYER, "shrink"):  # the last one only where there are copies of pixels
+        if key not in expected or key not in found:
             continue
-        wanted, held = json_types(expected[key]), json_types(feature_set.source[key])
+        wanted, held = json_types(expected[key]), json_types(found[key])
         comparable = weights_label(wanted) if key == "weights" else wanted
         if key == "image_size":
             with suppress(ValueError):  # a size that is none differs from every size
                 comparable, held = json_types(image_sizes(wanted)), json_types(image_sizes(held))
         if comparable != held:
-            shown = json_types(feature_set.source[key])
+            shown = json_types(found[key])
             raise UserError(
                 f"{named(path)}: made with {key} {shown!r}, not {wanted!r}; set {key} to {shown!r}, or extract the "
                 "features into another file"
             )
+
+
+def _copies(file: h5py.File, side: int, shape: Sequence[int], path: str | Path) -> UInt8[np.ndarray, "n s s 3"]:
+    """The copies of one side, in memory."""
+    name, wanted = dataset_name(side), (shape[0], side, side, 3)
+    if len(shape) != 2 or name not in file or file[name].shape != wanted or file[name].dtype != np.uint8:
+        raise UserError(
+            f"{named(path)}: has no copies of {side} × {side} pixels beside pooled features; extract it again with them"
+        )
+    return file[name][...]
 
 
 def _write_dataset(file: h5py.File, name: str, values: np.ndarray) -> None:

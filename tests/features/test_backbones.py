@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fgis.errors import UserError
-from fgis.features.backbones import BACKBONES, PREPROCESSING, keras_applications, load_backbone
+from fgis.features.backbones import BACKBONES, PREPROCESSING, keras_applications, layer_names, load_backbone
 from fgis.features.backbones.keras_applications import build_model
 
 PUBLISHED = {  # parameters without the classifier, and the last feature map of a 299 x 299 image
@@ -147,3 +147,19 @@ def test_missing_keras(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
     with pytest.raises(UserError, match=r"pip install 'fgis\[backbones\]'.*efficientnet_lite0 needs no Keras"):
         load_backbone("vgg16", "none")
+
+
+@pytest.mark.slow
+def test_layers_of_keras_by_name():
+    names = layer_names("mobilenet_v2")
+    assert names[0] == "Conv1"
+    assert names[-1] == "out_relu"
+    apply, params, _ = load_backbone("mobilenet_v2", "none")
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3)))
+    params = [jnp.asarray(leaf) for leaf in params]
+    assert apply(params, x, layer="block_13_expand_relu").shape == (1, 4, 6, 576)
+    np.testing.assert_array_equal(apply(params, x, layer="out_relu"), apply(params, x))
+    # Inception leaves the naming of most of its layers to Keras, which counts on from network to network.
+    assert layer_names("inception_v3") == layer_names("inception_v3")
+    assert "mixed7" in layer_names("inception_v3")
+    assert layer_names("dinov2_s14") == ()

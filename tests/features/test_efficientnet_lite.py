@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fgis.errors import UserError
-from fgis.features.backbones import BACKBONES, PREPROCESSING, efficientnet_lite, load_backbone
+from fgis.features.backbones import BACKBONES, PREPROCESSING, efficientnet_lite, layer_names, load_backbone
 from fgis.features.backbones.efficientnet_lite import EfficientNetLite, network_layers
 from fgis.features.backbones.torch_pickle import read_torch_file
 from fgis.features.images import FITS
@@ -194,3 +194,18 @@ def test_pictures_are_named(name):
     assert espresso == ESPRESSO
     assert cat in CATS
     assert palace == PALACE
+
+
+def test_layers_by_name():
+    """The output of the last layer by its name is that of the network; sides shrink from layer to layer."""
+    apply, params, _ = load_backbone("efficientnet_lite0", "none")
+    names = layer_names("efficientnet_lite0")
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3)))
+    params = [jnp.asarray(leaf) for leaf in params]
+    found = {name: apply(params, x, layer=name) for name in ("_conv_stem", "_blocks.11._expand_conv", "_blocks.11")}
+    assert [one.shape for one in found.values()] == [(1, 32, 48, 32), (1, 4, 6, 672), (1, 2, 3, 192)]
+    np.testing.assert_array_equal(apply(params, x, layer="_conv_head"), apply(params, x))
+    assert names[0] == "_conv_stem"
+    assert names[-1] == "_conv_head"
+    assert {*found} <= {*names}
+    assert "_blocks.0._expand_conv" not in names  # the first block has no expansion

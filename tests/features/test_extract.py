@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from fgis.errors import UserError
+from fgis.features import description
 from fgis.features import extract as extraction
 from fgis.features.collection import load_collection
-from fgis.features.extract import Settings, check_settings, describe, extract, fit_image, load_extractor
+from fgis.features.description import Settings, check_settings, describe, fit_image, load_extractor
+from fgis.features.extract import extract
 from fgis.features.store import bundled_path, load_features
 
 SETTINGS = Settings("mobilenet_v2", (32, 40), weights="none", batch_size=4)
@@ -25,7 +27,7 @@ def stand_in(monkeypatch):
     """A network that returns the mean colour, and remembers how many batches it ran."""
     calls = []
 
-    def load(settings):
+    def load(settings, devices=()):
         def run(scales):
             calls.append([images.shape for images in scales])
             return np.concatenate([images.mean((1, 2), dtype=np.float32) for images in scales], -1)
@@ -34,7 +36,7 @@ def stand_in(monkeypatch):
         shape = (3 * len(extraction.store.image_sizes(settings.image_size)),)
         return extraction.Extractor(run, lambda: shape, source)
 
-    monkeypatch.setattr(extraction, "load_extractor", load)
+    monkeypatch.setattr(description, "load_extractor", load)
     return calls
 
 
@@ -46,6 +48,22 @@ def ten(tmp_path):
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6), (20 * i, i, 0)).save(place)
     return tmp_path / "images"
+
+
+def test_a_layer_by_its_name():
+    settings = Settings("efficientnet_lite0", (64, 96), weights="none", layer="_blocks.11._expand_conv", pooling="max")
+    extractor = load_extractor(settings)
+    assert extractor.find_shape() == (672,)
+    assert extractor.source["layer"] == "_blocks.11._expand_conv"
+    assert "layer" not in load_extractor(settings._replace(layer="")).source
+    with pytest.raises(
+        ValueError, match=r"^layer: '_blocks.11.expand' is no layer of efficientnet_lite0; near it are _"
+    ):
+        load_extractor(settings._replace(layer="_blocks.11.expand"))
+    with pytest.raises(
+        ValueError, match=r"^layer: 'map' is no layer of dinov2_s14; only its last can be had; write ''"
+    ):
+        load_extractor(Settings("dinov2_s14", (28, 28), weights="none", layer="map"))
 
 
 def test_fit_image_of_several_sizes():
@@ -139,7 +157,7 @@ def test_two_at_once_are_refused(ten, tmp_path, stand_in):
     collection, path = load_collection("folder", str(ten)), str(tmp_path / "x.h5")
 
     def progress(done, total):
-        with pytest.raises(UserError, match="another extraction is writing it"):
+        with pytest.raises(UserError, match=rf"^{path}: process {os.getpid()} on \S+ is extracting into it; wait"):
             extract(collection, path, SETTINGS)
 
     extract(collection, path, SETTINGS, progress=progress)
@@ -172,7 +190,7 @@ def test_a_finished_file_without_label_names_is_complete(ten, tmp_path, stand_in
 def test_describe_is_one_row_of_extract(ten, tmp_path, stand_in):
     collection, path = load_collection("folder", str(ten)), str(tmp_path / "x.h5")
     extract(collection, path, SETTINGS)
-    extractor = extraction.load_extractor(SETTINGS)
+    extractor = description.load_extractor(SETTINGS)
     assert describe(extractor, SETTINGS, collection.read(7)).tolist() == [[140, 7, 0]]
     assert stand_in[-1] == [(1, 32, 40, 3)]
 
@@ -256,7 +274,7 @@ def test_float16_where_it_fits(ten, tmp_path, monkeypatch, scale, dtype):
     def load(*settings):
         return extraction.Extractor(lambda scales: scales[0].mean((1, 2)) * np.float32(scale), lambda: (3,), {})
 
-    monkeypatch.setattr(extraction, "load_extractor", load)
+    monkeypatch.setattr(description, "load_extractor", load)
     extract(load_collection("folder", str(ten)), str(tmp_path / "x.h5"), SETTINGS)
     features = load_features(str(tmp_path / "x.h5")).features
     assert features.dtype == dtype
@@ -268,7 +286,7 @@ def test_features_that_are_not_finite(ten, tmp_path, monkeypatch):
         features = scales[0].mean((1, 2), dtype=np.float32)
         return np.where(features[:, :1] == 120, np.nan, features)  # image 6
 
-    monkeypatch.setattr(extraction, "load_extractor", lambda *settings: extraction.Extractor(run, lambda: (3,), {}))
+    monkeypatch.setattr(description, "load_extractor", lambda *settings: extraction.Extractor(run, lambda: (3,), {}))
     with pytest.raises(UserError, match=r"^image 'class1/6.png': its features are not finite"):
         extract(load_collection("folder", str(ten)), str(tmp_path / "x.h5"), SETTINGS)
 
@@ -279,6 +297,8 @@ def test_features_that_are_not_finite(ten, tmp_path, monkeypatch):
         (dict(backbone="ResNet-50"), "^backbone: 'ResNet-50' is unknown; did you mean 'resnet50'"),
         (dict(fit="stretch"), "^fit: 'stretch' is unknown; known: crop, pad, squash"),
         (dict(fit="squish"), "^fit: 'squish' is unknown; did you mean 'squash'"),
+        (dict(layer="b", pooling="token", backbone="dinov2_s14", image_size=(28, 28)), "^layer: 'b' gives maps"),
+        (dict(pooling="regional", backbone="hog", image_size=(64, 64)), "^pooling: 'regional' is for maps, and hog"),
         (dict(pooling="mean"), "^pooling: 'mean' is unknown"),
         (dict(weights=None), "^weights: None found; write a text"),
         (dict(on_bad_image="ignore"), "^on_bad_image: 'ignore' found; .*known: skip, stop"),
@@ -319,7 +339,7 @@ def test_small_batches_are_the_whole_batch():
         seen.append(scales[0].shape[0])
         return params * scales[0].astype(np.float32).sum((1, 2))
 
-    run = jax.jit(extraction._in_small_batches(features))
+    run = jax.jit(description._in_small_batches(features))
     np.testing.assert_array_equal(run(2.0, (images,)), 2 * images.astype(np.float32).sum((1, 2)))
     large = np.zeros((6, 224, 224, 3), np.uint8)
     run(2.0, (large,))

@@ -267,8 +267,9 @@ def test_damaged_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("backbone", "vgg16"), ("weights", "none"), ("image_size", (224, 224)), ("fit", "pad"), ("pooling", "max")],
-)
+    [("backbone", "vgg16"), ("weights", "none"), ("image_size", (224, 224)), ("fit", "pad"), ("pooling", "max"),
+     ("layer", "block_3")],
+)  # fmt: skip
 def test_other_settings_are_refused(tmp_path, key, value):
     path = str(tmp_path / "x.h5")
     write_features(path, example())
@@ -276,6 +277,16 @@ def test_other_settings_are_refused(tmp_path, key, value):
     check_features(read, path, {**SOURCE, "image_size": [336, 448], "path": path, "images": "elsewhere"})
     with pytest.raises(UserError, match=rf"^/.*x.h5: made with {key} .*, not .*; set {key} to"):
         check_features(read, path, {**SOURCE, key: value})
+
+
+def test_a_file_of_another_layer_is_refused(tmp_path):
+    """A file that says no layer is of the last."""
+    path, one = str(tmp_path / "x.h5"), example()
+    write_features(path, one._replace(source={**one.source, "layer": "block_3"}))
+    read = load_features(path)
+    check_features(read, path, {**SOURCE, "layer": "block_3"})
+    with pytest.raises(UserError, match="made with layer 'block_3', not ''; set layer to 'block_3'"):
+        check_features(read, path, {**SOURCE, "layer": ""})
 
 
 def test_bundled_features():

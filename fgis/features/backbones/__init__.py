@@ -12,11 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from fgis.features.backbones.backbone import PREPROCESSING, Apply, Backbone, Loaded
+from fgis.features.backbones.classical import load_classical as described
+from fgis.features.backbones.efficientnet_lite import lite_layers
 from fgis.features.backbones.efficientnet_lite import load_efficientnet_lite as lite
+from fgis.features.backbones.keras_applications import keras_layers
 from fgis.features.backbones.keras_applications import load_network as keras
+from fgis.features.backbones.transformer_files import load_transformer as vit
 from fgis.ranges import nearest
 
-__all__ = ["BACKBONES", "PREPROCESSING", "Backbone", "find_backbone", "load_backbone"]
+__all__ = ["BACKBONES", "PREPROCESSING", "Backbone", "find_backbone", "layer_names", "load_backbone"]
 
 BACKBONES: dict[str, Backbone] = {
     "vgg16": Backbone(
@@ -74,6 +78,56 @@ BACKBONES: dict[str, Backbone] = {
         lite, "EfficientNetLite", {"width": 1.1, "depth": 1.2}, (260, 260), "lite", 1280, 32, 32,
         4_869_168, "efficientnet-lite2-9656183e.pth",
     ),
+    "dinov2_s14": Backbone(
+        vit, "dinov2", {"width": 384, "depth": 12}, (224, 224), "imagenet", 384, 14, 14, 22_056_192,
+        "facebook/dinov2-small", 14, True,
+    ),
+    "dinov2_b14": Backbone(
+        vit, "dinov2", {"width": 768, "depth": 12}, (224, 224), "imagenet", 768, 14, 14, 86_579_712,
+        "facebook/dinov2-base", 14, True,
+    ),
+    "dinov2_s14_registers": Backbone(
+        vit, "dinov2", {"width": 384, "depth": 12, "registers": 4, "antialias": True}, (224, 224), "imagenet", 384, 14,
+        14, 22_057_728, "facebook/dinov2-with-registers-small", 14, True,
+    ),
+    "dinov2_b14_registers": Backbone(
+        vit, "dinov2", {"width": 768, "depth": 12, "registers": 4, "antialias": True}, (224, 224), "imagenet", 768, 14,
+        14, 86_582_784, "facebook/dinov2-with-registers-base", 14, True,
+    ),
+    "dinov3_s16": Backbone(
+        vit, "dinov3", {"width": 384, "depth": 12}, (224, 224), "imagenet", 384, 16, 16, 21_596_160,
+        "facebook/dinov3-vits16-pretrain-lvd1689m", 16, True,
+    ),
+    "dinov3_b16": Backbone(
+        vit, "dinov3", {"width": 768, "depth": 12}, (224, 224), "imagenet", 768, 16, 16, 85_659_648,
+        "facebook/dinov3-vitb16-pretrain-lvd1689m", 16, True,
+    ),
+    "siglip2_b16": Backbone(
+        vit, "siglip", {"width": 768, "depth": 12, "patch": 16, "positions": 196, "text_width": 768}, (224, 224), "tf",
+        768, 0, 16, 92_884_224, "google/siglip2-base-patch16-224", 16, True,
+    ),
+    "clip_b32": Backbone(
+        vit, "clip",
+        {"width": 768, "depth": 12, "patch": 32, "positions": 50, "projection": 512, "text_width": 512}, (224, 224),
+        "clip", 512, 0, 32, 87_849_216, "openai/clip-vit-base-patch32", 32, True,
+    ),
+    "clip_b16": Backbone(
+        vit, "clip",
+        {"width": 768, "depth": 12, "patch": 16, "positions": 197, "projection": 512, "text_width": 512}, (224, 224),
+        "clip", 512, 0, 16, 86_192_640, "openai/clip-vit-base-patch16", 16, True,
+    ),
+    "clip_l14": Backbone(
+        vit, "clip",
+        {"width": 1024, "depth": 24, "patch": 14, "positions": 257, "projection": 768, "text_width": 768}, (224, 224),
+        "clip", 768, 0, 14, 303_966_208, "openai/clip-vit-large-patch14", 14, True,
+    ),
+    "colour_histogram": Backbone(described, "", {}, (224, 224), "none", 256, 0, 8, 0, "", on_host=True),
+    "hog": Backbone(described, "", {}, (224, 224), "none", 8100, 0, 8, 0, "", on_host=True),
+    "bag_of_words": Backbone(described, "", {}, (480, 640), "none", 10_000, 0, 32, 1_280_000, "", on_host=True),
+    "bag_of_words_tf_idf": Backbone(described, "", {}, (480, 640), "none", 10_000, 0, 32, 1_280_000, "", on_host=True),
+    "bag_of_words_hard": Backbone(described, "", {}, (480, 640), "none", 10_000, 0, 32, 1_280_000, "", on_host=True),
+    "vlad": Backbone(described, "", {}, (480, 640), "none", 4096, 0, 32, 12_416, "", on_host=True),
+    "fisher": Backbone(described, "", {}, (480, 640), "none", 8192, 0, 32, 16_576, "", on_host=True),
 }  # fmt: skip
 
 
@@ -88,18 +142,34 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
+LAYERS: dict[Callable[..., Loaded], Callable[[Backbone], tuple[str, ...]]] = {keras: keras_layers, lite: lite_layers}
+
+
+def layer_names(name: str) -> tuple[str, ...]:
+    """The layers whose maps a network can give, from the first to the last; () of a network that gives its last alone.
+
+    Raises:
+      ValueError: as ``find_backbone``.
+    """
+    backbone = find_backbone(name)
+    return LAYERS[backbone.load](backbone) if backbone.load in LAYERS else ()
+
+
 def load_backbone(name: str, weights: str) -> Loaded:
     """Load a network without its classifier; nothing is compiled.
 
     Args:
       name: a key of ``BACKBONES``.
-      weights: ``imagenet`` (from the source's cache, else fetched by the source), ``none`` (seeded random values, for
-        tests) or the path of a weights file that the source can load.
+      weights: ``imagenet`` (the published ones: from the source's cache, else fetched by a source that fetches),
+        ``none`` (seeded random values, for tests) or the path of a weights file that the source can load.
 
     Returns:
       ``(apply, params, weights_sha256)``. ``apply(params, images [b, h, w, 3]) -> [b, h', w', channels]`` takes RGB in
       0..255 of any number type and any size of at least ``BACKBONES[name].smallest``, includes the preprocessing, and
-      is traceable. The digest is that of the weights file, or of the values where there is no file.
+      is traceable; those that are ``on_host`` take uint8 and return arrays outside of any trace instead. Where the
+      network ``has_token``, ``apply(params, images, token=True) -> [b, 1, 1, channels]`` gives that in place of a map,
+      and ``apply(params, images, layer=NAME)`` the map of a layer of ``layer_names``.
+      The digest is that of the weights file, or of the values where there is no file.
 
     Raises:
       ValueError: an unknown name, or weights that cannot be had; the message begins with ``backbone:`` or
@@ -108,10 +178,12 @@ def load_backbone(name: str, weights: str) -> Loaded:
     """
     backbone = find_backbone(name)
     network, params, digest = backbone.load(name, backbone, weights)
+    if backbone.on_host:
+        return network, params, digest
     return functools.partial(_apply_preprocessed, PREPROCESSING[backbone.preprocessing], network), params, digest
 
 
 def _apply_preprocessed(
-    preprocess: Callable[[Array], Array], network: Apply, params: Any, images: Shaped[Array, "b h w 3"]
+    preprocess: Callable[[Array], Array], network: Apply, params: Any, images: Shaped[Array, "b h w 3"], **options: Any
 ) -> Float[Array, "b oh ow c"]:
-    return network(params, preprocess(images.astype(jnp.float32)))
+    return network(params, preprocess(images.astype(jnp.float32)), **options)

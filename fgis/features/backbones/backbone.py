@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Apply = Callable[..., Array]  # (params, images [b, h, w, 3]) -> [b, h', w', channels], traceable
+Apply = Callable[..., Any]  # (params, images [b, h, w, 3]) -> [b, h', w', channels], traceable
 Loaded = tuple[Apply, list[np.ndarray], str]  # the network, its parameters, and the SHA-256 of its weights
 
 
@@ -20,10 +20,13 @@ class Backbone(NamedTuple):
     image_size: tuple[int, int]  # (height, width) that the published weights were trained at
     preprocessing: str  # a key of PREPROCESSING
     channels: int
-    stride: int  # the last feature map has about 1/stride of the input's sides
+    stride: int  # the last feature map has about 1/stride of the input's sides; 0: one place, whatever the size
     smallest: int  # smallest side that the source accepts
     parameters: int
-    weights_file: str  # as the source names it in its cache
+    weights_file: str  # as the source names it in its cache, or the repository of the hub that holds it
+    multiple: int = 1  # sides of images are multiples of so many pixels
+    has_token: bool = False  # the network sums an image up by itself: pooling "token"
+    on_host: bool = False  # whether it runs outside of JAX, on images as they are
 
 
 def caffe(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
@@ -46,4 +49,17 @@ def none(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     return x
 
 
-PREPROCESSING: dict[str, Callable[[Array], Array]] = {"caffe": caffe, "tf": tf, "lite": lite, "none": none}
+def imagenet(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """RGB in 0..255 -> [0, 1], less the mean colour of ImageNet, over the deviation of its colours."""
+    return (x / 255 - jnp.array([0.485, 0.456, 0.406], x.dtype)) / jnp.array([0.229, 0.224, 0.225], x.dtype)
+
+
+def clip(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """RGB in 0..255 -> [0, 1], less the mean colour of CLIP's images, over the deviation of their colours."""
+    mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    return (x / 255 - jnp.array(mean, x.dtype)) / jnp.array(deviation, x.dtype)
+
+
+PREPROCESSING: dict[str, Callable[[Array], Array]] = {
+    "caffe": caffe, "tf": tf, "lite": lite, "imagenet": imagenet, "clip": clip, "none": none,
+}  # fmt: skip

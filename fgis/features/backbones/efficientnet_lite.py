@@ -54,19 +54,27 @@ class EfficientNetLite(nn.Module):
     depth: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b oh ow c"]:
-        """Stem, stages, head; a block adds its input where that has the shape of its output."""
+    def __call__(self, x: Float[Array, "b h w 3"], layer: str = "") -> Float[Array, "b oh ow c"]:
+        """Stem, stages, head, up to a layer; a block adds its input where that has the shape of its output."""
         x = nn.relu6(_convolution("_conv_stem", STEM, 3, stride=2)(x))
+        if layer == "_conv_stem":
+            return x
         for name, kernel, stride, channels, hidden, out in network_blocks(self):
             y = nn.relu6(_convolution(f"{name}_expand_conv", hidden)(x)) if hidden > channels else x
+            if layer == f"{name}_expand_conv":
+                return y
             y = nn.relu6(_convolution(f"{name}_depthwise_conv", hidden, kernel, stride, groups=hidden)(y))
             y = _convolution(f"{name}_project_conv", out)(y)
             x = x + y if x.shape == y.shape else y
+            if layer == name.rstrip("."):
+                return x
         return nn.relu6(_convolution("_conv_head", HEAD)(x))
 
 
 def _convolution(name: str, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv:
-    return nn.Conv(channels, (kernel, kernel), stride, "SAME", feature_group_count=groups, name=name)
+    # Weights are read from files. Flax traces each initializer whenever the network is applied: a quick one, therefore.
+    zeros = nn.initializers.zeros
+    return nn.Conv(channels, (kernel, kernel), stride, "SAME", feature_group_count=groups, kernel_init=zeros, name=name)
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -95,9 +103,9 @@ def load_efficientnet_lite(name: str, backbone: Backbone, weights: str) -> Loade
             raise UserError(f"{path}: does not hold weights of {name} ({error}); name the right file") from error
     leaves, tree = jax.tree.flatten(folded)
 
-    def apply(params: list[Array], x: Float[Array, "b h w 3"]) -> Float[Array, "b oh ow c"]:
+    def apply(params: list[Array], x: Float[Array, "b h w 3"], layer: str = "") -> Float[Array, "b oh ow c"]:
         with jax.default_matmul_precision("float32"):  # accelerators would else round to fewer bits, differently each
-            features: Any = network.apply({"params": jax.tree.unflatten(tree, params)}, x)
+            features: Any = network.apply({"params": jax.tree.unflatten(tree, params)}, x, layer)
         return features
 
     return apply, leaves, digest
@@ -114,6 +122,15 @@ def network_blocks(network: EfficientNetLite) -> Iterator[Block]:
             stride = 1 if repeat else first_stride
             yield Block(f"_blocks.{number}.", kernel, stride, channels, expansion * channels, out)
             channels, number = out, number + 1
+
+
+def lite_layers(backbone: Backbone) -> tuple[str, ...]:
+    """The names of the layers whose output can be had: the stem, expansions, whole blocks, and the head."""
+    names = ["_conv_stem"]
+    for name, _, _, channels, hidden, _ in network_blocks(EfficientNetLite(**backbone.options)):
+        names += [f"{name}_expand_conv"] if hidden > channels else []
+        names.append(name.rstrip("."))
+    return (*names, "_conv_head")
 
 
 def network_layers(network: EfficientNetLite) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:

@@ -7,6 +7,7 @@ of arrays that any input size shares. This is the only module that imports Keras
 import functools
 import hashlib
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -51,11 +52,22 @@ def _construct(backbone: Backbone, image_size: tuple[int, int], weights: str | N
         return constructor(weights=weights, include_top=False, input_shape=(*image_size, 3), **backbone.options)
 
 
-def apply_network(backbone: Backbone, params: list[Array], x: Float[Array, "b h w 3"]) -> Float[Array, "b oh ow c"]:
-    """Run a network, without preprocessing, on parameters in the order of Keras's ``weights``."""
+def keras_layers(backbone: Backbone) -> tuple[str, ...]:
+    """The names of the layers that give maps, in their order, but for those that Keras numbers as it makes them."""
+    numbered = lambda layer: re.fullmatch(rf"{layer.__class__.__name__}\d*", layer.name.replace("_", ""), re.I)
+    layers = build_model(backbone, backbone.image_size).layers
+    return tuple(one.name for one in layers if len(one.output.shape) == 4 and not numbered(one))
+
+
+def apply_network(
+    backbone: Backbone, params: list[Array], x: Float[Array, "b h w 3"], layer: str = ""
+) -> Float[Array, "b oh ow c"]:
+    """Run a network, without preprocessing, on parameters in the order of Keras's ``weights``, up to a layer."""
     # Built inside the caller's trace, since Keras's own preprocessing layers make constants that belong to a trace.
     model = _construct(backbone, (x.shape[1], x.shape[2]))
     values = {id(variable): value for variable, value in zip(model.weights, params, strict=True)}
+    if layer:
+        model = import_keras().Model(model.inputs, model.get_layer(layer).output)
 
     def fill(variables: list[Any]) -> list[Any]:
         # States of dropout's generators are no weights, and nothing reads them.
