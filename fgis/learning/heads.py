@@ -7,7 +7,8 @@ split over devices; without keys nothing is dropped.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from math import sqrt
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -16,22 +17,21 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fgis.distances import l2_normalize, safe_sqrt
-from fgis.ranges import Count, NonNegative, Positive, ShareBelowOne, require
+from fgis.learning.head import Head, Variables, apply_module, dropout, fit_nothing, init_module, shrunk_directions
+from fgis.learning.paths import deep_ranking, visnet
+from fgis.learning.products import Precision, rounding_dot
+from fgis.ranges import Count, NonNegative, Positive, ShareBelowOne, Whole, require
 from fgis.streams import stream_generator
-
-Variables = dict[str, Any]  # arrays by collection: "params" are trained, "constants" are not
-
-
-class Head(NamedTuple):
-    """An embedding network."""
-
-    init: Callable[..., Variables]  # (key, shape of one image's features, start={}) -> variables
-    apply: Callable[..., Any]  # (variables, features [b, ...], dropout_keys [b] or None) -> embeddings [b, d]
-    fit: Callable[[Float[np.ndarray, "m f"]], Variables]  # features -> what to begin with, without labels; {} if random
 
 
 def prepare(
-    features: Float[Array | np.ndarray, "n ..."], *, power: Positive = 1.0, normalize: bool = False
+    features: Float[Array | np.ndarray, "n ..."],
+    *,
+    power: Positive = 1.0,
+    normalize: bool = False,
+    tail: Whole = 0,
+    widths: tuple[Count, ...] = (),
+    weights: tuple[Positive, ...] = (),
 ) -> Float[Array, "n f"]:
     """What both the heads and the frozen rows see: spatial average, sign(x) |x|^power, then L2 normalisation.
 
@@ -39,19 +39,34 @@ def prepare(
       features: of any float type, [n, f] or [n, h, w, f].
       power: 0.5 on non-negative, pooled activations turns their Euclidean geometry into Hellinger's.
       normalize: whether each row is divided by its length; a zero row stays zero.
+      tail: numbers at the end of each row that are left as they are: copies of pixels.
+      widths: of the parts of each row, where it joins the features of several networks: every part is prepared by
+        itself and multiplied by √(wᵢ / Σ w), so that the cosine of two rows is the weighted mean of the cosines of
+        their parts. (): one part.
+      weights: w, of as many parts; () for equal ones.
 
     Returns:
       Float32, on the device.
 
     Raises:
-      ValueError: ``power`` is not above 0.
+      ValueError: a number is not above 0, or there are weights for another number of parts.
 
     >>> prepare(np.array([[4.0, -9.0]]), power=0.5).tolist()
     [[2.0, -3.0]]
     """
-    require(prepare, power=power)
+    require(prepare, power=power, widths=widths, weights=weights)
+    if len(weights) not in (0, max(1, len(widths))):
+        raise ValueError(f"weights: {len(weights)} numbers for {max(1, len(widths))} parts; write one for each, or ()")
+    if widths:
+        weights = weights or (1.0,) * len(widths)
+        parts = zip(weights, np.split(features, np.cumsum(widths)[:-1], axis=-1), strict=True)
+        own = [sqrt(weight / sum(weights)) * prepare(x, power=power, normalize=normalize) for weight, x in parts]
+        return jnp.concatenate(own, axis=1)
     if isinstance(features, np.ndarray):  # averaged where it lies: a hundredth of the bytes to move
         features = features.mean(axis=tuple(range(1, features.ndim - 1)), dtype=np.float32)
+    if tail:
+        own = _prepare(features[:, :-tail], power, normalize)
+        return jnp.concatenate([own, jnp.asarray(features[:, -tail:], jnp.float32)], axis=1)
     return _prepare(features, power, normalize)
 
 
@@ -65,24 +80,6 @@ def _prepare(features: Float[Array, "n ..."], power: float, normalize: bool) -> 
     return l2_normalize(x) if normalize else x
 
 
-def dropout(x: Float[Array, "b d"], rate: float, keys: Array | None, layer: int) -> Float[Array, "b d"]:
-    """Zeroes each entry with probability ``rate`` and divides the rest by 1 − rate.
-
-    Args:
-      x: the outputs of a layer.
-      rate: from 0 to below 1.
-      keys: one key per row, or None to drop nothing.
-      layer: the number of the layer, so that layers draw apart.
-
-    Returns:
-      ``x`` with about ``rate`` of its entries zeroed.
-    """
-    if keys is None or rate == 0:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, layer), 1 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1 - rate), 0)
-
-
 class EmbeddingHead(nn.Module):
     """The published network: ReLU layers, dropout after every layer but the last, and no normalisation.
 
@@ -90,18 +87,23 @@ class EmbeddingHead(nn.Module):
       widths: of the layers; the last one is the size of the embedding.
       dropouts: rates after the first layers; those beyond the layers are ignored, those that are missing are 0.
       final: "relu", or "normalize": then the last layer is linear and the embedding has unit length.
+      precision: of the factors of products.
     """
 
     widths: Sequence[int] = (512, 512, 256)
     dropouts: Sequence[float] = (0.5, 0.25)
     final: str = "relu"
+    precision: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], dropout_keys: Array | None = None) -> Float[Array, "b d"]:
         """Embeds rows."""
         x = x.mean(axis=tuple(range(1, x.ndim - 1)))
         # Keras' initialisation, which the published network was trained from.
-        layers = [nn.Dense(width, kernel_init=nn.initializers.glorot_uniform()) for width in self.widths]
+        dense = partial(
+            nn.Dense, kernel_init=nn.initializers.glorot_uniform(), dot_general=rounding_dot(self.precision)
+        )
+        layers = [dense(width) for width in self.widths]
         rates = (*self.dropouts, *[0.0] * len(layers))
         for i, (layer, rate) in enumerate(zip(layers[:-1], rates, strict=False)):
             x = dropout(nn.relu(layer(x)), rate, dropout_keys, i)
@@ -117,17 +119,20 @@ class ResidualHead(nn.Module):
 
     Attributes:
       rank: columns of A.
+      precision: of the factors of products.
     """
 
     rank: int = 64
+    precision: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."], dropout_keys: Array | None = None) -> Float[Array, "b f"]:
         """Embeds rows; ``dropout_keys`` is not used."""
         x = x.mean(axis=tuple(range(1, x.ndim - 1)))
         x = x - jax.lax.stop_gradient(self.variable("constants", "center", jnp.zeros, x.shape[-1:]).value)
-        down = nn.Dense(self.rank, use_bias=False, name="down")
-        up = nn.Dense(x.shape[-1], use_bias=False, kernel_init=nn.initializers.zeros, name="up")
+        dense = partial(nn.Dense, use_bias=False, dot_general=rounding_dot(self.precision))
+        down = dense(self.rank, name="down")
+        up = dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="up")
         return x + up(down(x))
 
 
@@ -155,7 +160,7 @@ def mlp(
     if not widths:
         raise ValueError("widths: () found; write the width of at least one layer")
     module = EmbeddingHead(tuple(widths), tuple(dropouts), final)
-    return Head(partial(_init_module, module), module.apply, _fit_nothing)
+    return Head(partial(init_module, module), partial(apply_module, module), fit_nothing)
 
 
 def residual(*, rank: Count = 64, whiten: NonNegative = 0.0) -> Head:
@@ -174,18 +179,8 @@ def residual(*, rank: Count = 64, whiten: NonNegative = 0.0) -> Head:
     """
     require(residual, rank=rank, whiten=whiten)
     module = ResidualHead(rank)
-    fit = partial(whitening, rank=rank, strength=whiten) if whiten > 0 else _fit_nothing
-    return Head(partial(_init_module, module), module.apply, fit)
-
-
-def _fit_nothing(features: Float[np.ndarray, "m f"]) -> Variables:
-    """Of a head that begins at random."""
-    return {}
-
-
-def _init_module(module: nn.Module, key: jax.Array, feature_shape: Sequence[int], start: Any = ()) -> Variables:
-    """Variables for features of shape ``feature_shape`` (without rows); those of ``start`` replace random ones."""
-    return {**module.init(key, jnp.zeros((1, *feature_shape), jnp.float32)), **dict(start)}
+    fit = partial(whitening, rank=rank, strength=whiten) if whiten > 0 else fit_nothing
+    return Head(partial(init_module, module), partial(apply_module, module), fit)
 
 
 def whitening(features: Float[np.ndarray, "m f"], *, rank: Count, strength: Positive) -> Variables:
@@ -203,23 +198,18 @@ def whitening(features: Float[np.ndarray, "m f"], *, rank: Count, strength: Posi
       Variables of a ``ResidualHead``. Directions that do not exist (fewer features or images than ``rank``) begin at
       random with no effect.
     """
-    x = np.asarray(features, np.float64)
-    center = x.mean(axis=0)
-    x = x - center
-    if len(x) < x.shape[1]:  # the same eigenvectors from the smaller of the two products
-        values, left = np.linalg.eigh(x @ x.T / len(x))
-        vectors = x.T @ left / np.sqrt(np.maximum(values, 1e-12) * len(x))
-    else:
-        values, vectors = np.linalg.eigh(x.T @ x / len(x))
-    kept = np.flatnonzero(values > 1e-9 * values[-1])[::-1][:rank]
-    values, vectors = values[kept], vectors[:, kept]
-    scale = (1 + values / (strength * values.max(initial=1e-12))) ** -0.5
-    missing = rank - len(kept)
-    noise = stream_generator(0).normal(size=(x.shape[1], missing)) / np.sqrt(x.shape[1])
+    center, vectors, scale = shrunk_directions(features, rank, strength)
+    missing = rank - len(scale)
+    noise = stream_generator(0).normal(size=(len(center), missing)) / np.sqrt(len(center))
     down = np.concatenate([vectors, noise], axis=1)
-    up = np.concatenate([(scale - 1)[:, None] * vectors.T, np.zeros((missing, x.shape[1]))])
+    up = np.concatenate([(scale - 1)[:, None] * vectors.T, np.zeros((missing, len(center)))])
     kernels = {"down": {"kernel": down.astype(np.float32)}, "up": {"kernel": up.astype(np.float32)}}
     return {"params": kernels, "constants": {"center": center.astype(np.float32)}}
 
 
-HEADS: dict[str, Callable[..., Head]] = {"mlp": mlp, "residual": residual}
+HEADS: dict[str, Callable[..., Head]] = {
+    "mlp": mlp,
+    "residual": residual,
+    "deep_ranking": deep_ranking,
+    "visnet": visnet,
+}

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fgis.base import LossSum
+from fgis.distances import wide_type
 
 
 def read_distances(distances: Float[Array, "a c"], candidates: Bool[Array, "a c"]) -> Float[Array, "a c"]:
-    """Float32, and 0 without a gradient where nothing may be read."""
-    return jnp.where(candidates, distances, 0).astype(jnp.float32)
+    """Float32 (or float64), and 0 without a gradient where nothing may be read."""
+    return jnp.where(candidates, distances, 0).astype(wide_type(distances))
 
 
 def sum_kinds(*kinds: tuple[Float[Array, "..."], Bool[Array, "..."]]) -> LossSum:
@@ -19,7 +20,7 @@ def sum_kinds(*kinds: tuple[Float[Array, "..."], Bool[Array, "..."]]) -> LossSum
         losses, terms = of
         total = jnp.sum(jnp.where(terms, losses, 0.0))
         count, active = jnp.sum(terms), jnp.sum(terms & (losses > 0))  # exact: integers
-        return LossSum(total, count.astype(jnp.float32), active.astype(jnp.float32))
+        return LossSum(total, count.astype(total.dtype), active.astype(total.dtype))
 
     if len(kinds) == 1:
         return each(kinds[0])

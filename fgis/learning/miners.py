@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.base import BatchInfo, Key, Triplets
+from fgis.distances import wide_type
 from fgis.learning.candidates import (
     NO_INFO,
     farthest_candidate,
@@ -255,7 +256,7 @@ def distance_weighted(
     if info.dimensions is None:
         raise ValueError("info.dimensions: None found; distance_weighted needs the dimensions of the embeddings")
     n = info.dimensions
-    d = jnp.clip(distances.astype(jnp.float32), minimum, 2)
+    d = jnp.clip(distances.astype(wide_type(distances)), minimum, 2)
     apart = jnp.maximum(1 - d * d / 4, jnp.finfo(jnp.float32).eps)
     log_weights = (2 - n) * jnp.log(d) - (n - 3) / 2 * jnp.log(apart)
     admissible = negatives & (distances < maximum)

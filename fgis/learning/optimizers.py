@@ -52,7 +52,11 @@ def adamw(
 
 
 def sgd(
-    *, learning_rate: Positive = 0.1, momentum: ShareBelowOne | None = None, nesterov: bool = False
+    *,
+    learning_rate: Positive = 0.1,
+    momentum: ShareBelowOne | None = None,
+    nesterov: bool = False,
+    weight_decay: NonNegative = 0.0,
 ) -> optax.GradientTransformation:
     """Stochastic gradient descent: ``optax.sgd``.
 
@@ -60,11 +64,13 @@ def sgd(
       learning_rate: the length of a step.
       momentum: decay of the sum of gradients, per step; None for none.
       nesterov: whether the momentum looks one step ahead (Sutskever 2013).
+      weight_decay: share of a parameter that is added to its gradient.
 
     Returns:
       The transformation of gradients.
     """
-    return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+    descent = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+    return optax.chain(optax.add_decayed_weights(weight_decay), descent) if weight_decay else descent
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "adamw": adamw, "sgd": sgd}

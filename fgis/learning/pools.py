@@ -23,10 +23,12 @@ class RunImages(NamedTuple):
 
 
 class ClassTable(NamedTuple):
-    """The rows of each class, padded with -1: classes and rows in ascending order, and all padding at the end."""
+    """The images of a run, class by class: classes and rows in ascending order, and all padding at the end."""
 
-    rows: Int[Array, "... classes members"]
-    counts: Int[Array, "... classes"]  # 0 for a padded class
+    rows: Int[Array, "... n"]  # of all images of the run, then -1
+    starts: Int[Array, "... classes"]  # the place in ``rows`` of the first image of each class
+    counts: Int[Array, "... classes"]  # images of each class; 0 for a padded one
+    slots: Int[Array, "... members"]  # 0, 1, …: as many as the largest class of any run can have
 
 
 def class_table(images: RunImages, seed: int = 0) -> ClassTable:
@@ -37,24 +39,24 @@ def class_table(images: RunImages, seed: int = 0) -> ClassTable:
       seed: not used; a table has nothing random.
 
     Returns:
-      Rows [classes, members] and counts [classes], where ``classes`` is the number of different labels and ``members``
-      the size of the largest class, both over all labels. A run without images has counts 0 everywhere.
+      Rows [n], starts and counts [classes] and slots [members], where ``n`` is the number of labels, ``classes`` that
+      of different labels and ``members`` the size of the largest class, all over all labels. A run without images has
+      counts 0 everywhere.
 
     >>> table = class_table(RunImages(np.array([7, 7, 3, 3, 3]), np.array([1, 2, 4])))
-    >>> table.rows.tolist(), table.counts.tolist()
-    ([[2, 4, -1], [1, -1, -1]], [2, 1])
+    >>> table.rows.tolist(), table.starts.tolist(), table.counts.tolist()
+    ([2, 4, 1, -1, -1], [0, 2], [2, 1])
     """
     del seed
     labels, rows = images.labels, np.sort(np.asarray(images.rows))
     everything, sizes = np.unique(labels, return_counts=True)
     _, index, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
-    table = np.full((len(everything), sizes.max(initial=1)), -1, np.int32)
-    order = np.argsort(index, kind="stable")
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    table[index[order], place] = rows[order]
-    padded = np.zeros(len(table), np.int32)
+    table = np.full(len(labels), -1, np.int32)
+    table[: len(rows)] = rows[np.argsort(index, kind="stable")]
+    padded, starts = np.zeros((2, len(everything)), np.int32)
     padded[: len(counts)] = counts
-    return ClassTable(jnp.asarray(table), jnp.asarray(padded))
+    starts[: len(counts)] = np.cumsum(counts) - counts
+    return ClassTable(*map(jnp.asarray, (table, starts, padded, np.arange(sizes.max(initial=1), dtype=np.int32))))
 
 
 def draw_published_triplets(images: RunImages, seed: int, *, triplets: Count = 1000) -> Int[np.ndarray, "t 3"]:

@@ -18,6 +18,7 @@
 (32, 16)
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,11 +34,13 @@ from fgis.distances import DISTANCES, Distance
 from fgis.learning import losses, miners, objectives, optimizers
 from fgis.learning.diagnostics import diagnose
 from fgis.learning.heads import Head
+from fgis.learning.layout import DeviceTable
 from fgis.learning.learned import NOTHING, LossParameters
 from fgis.learning.memory import empty_memory
 from fgis.learning.pools import RunImages, class_table
+from fgis.learning.products import Precision
 from fgis.learning.samplers import sample_pk
-from fgis.learning.step import init_state, make_loss, make_train_step
+from fgis.learning.step import Apply, init_state, make_loss, make_train_step
 from fgis.learning.train import Recipe, Runs, TrainingData, Validation
 from fgis.streams import Stream, stream_generator, stream_key
 
@@ -60,28 +63,36 @@ class Strategy(NamedTuple):
     validation_rows: Callable[..., Array] | None = None  # (pool, seed) -> held-out triplets [v]
     distance: Distance = DISTANCES["cosine"]  # of the diagnostics
     pool: Callable[[RunImages, int], Any] = class_table  # (images, seed) -> what ``sample`` draws from
+    precision: Precision = "float32"  # of the factors of the head's products in training
 
 
-def make_recipe(strategy: Strategy, feature_size: int, *, together: bool | None = None) -> Recipe:
+def make_recipe(
+    strategy: Strategy, feature_size: int, *, together: bool | None = None, layout: DeviceTable | None = None
+) -> Recipe:
     """The functions of one training.
 
     Args:
       strategy: its parts.
       feature_size: of the prepared features.
       together: whether runs are trained by ``vmap``; None for what suits the device, see ``Recipe``.
+      layout: of several devices, from ``lay_out``; None for one.
 
     Returns:
       A recipe for ``train``. At every record it gives the diagnostics of the last batch and, with ``validation_rows``,
       the loss of these triplets without dropout.
+
+    Raises:
+      ValueError: the head knows no other precision than float32.
     """
     head, learned = strategy.head, strategy.learned
+    apply = _in_precision(head, strategy.precision)
     one = jnp.zeros((1, feature_size), jnp.float32)
     dimensions = jax.eval_shape(lambda: head.apply(head.init(jax.random.key(0), (feature_size,), {}), one)).shape[-1]
     by_collection = {
         "params": strategy.optimizer, "learned": learned.optimizer, "constants": optax.set_to_zero()
     }  # fmt: skip
     optimizer = optax.multi_transform(by_collection, lambda params: {name: name for name in params})
-    loss = make_loss(head.apply, strategy.objective, strategy.reduction)
+    loss = make_loss(apply, strategy.objective, strategy.reduction)
     validation = None
     if strategy.validation_rows is not None:
         validation = Validation(strategy.validation_rows, lambda params, batch: loss(params, batch, None)[0])
@@ -97,9 +108,18 @@ def make_recipe(strategy: Strategy, feature_size: int, *, together: bool | None 
         return diagnose(head.apply(params, batch.features), batch.labels, batch.rows, strategy.distance)
 
     step = make_train_step(
-        head.apply, strategy.objective, strategy.reduction, optimizer, warmup_steps=strategy.warmup_steps
-    )
-    return Recipe(init, strategy.sample, step, validation, diagnose_batch, together)
+        apply, strategy.objective, strategy.reduction, optimizer, warmup_steps=strategy.warmup_steps,
+        axis_name=layout.axis if layout else None, batch_rows=layout.rows if layout and layout.data > 1 else None,
+    )  # fmt: skip
+    return Recipe(init, strategy.sample, step, validation, diagnose_batch, together, layout)
+
+
+def _in_precision(head: Head, precision: Precision) -> Apply:
+    if precision == "float32":
+        return head.apply
+    if "precision" not in inspect.signature(head.apply).parameters:
+        raise ValueError(f"precision: {precision!r} found, but this head is computed in float32 alone; write 'float32'")
+    return partial(head.apply, precision=precision)
 
 
 def make_runs(strategy: Strategy, data: TrainingData, runs: Sequence[tuple[int, Any]]) -> Runs:

@@ -145,12 +145,44 @@ def draw_deep_ranking_triplets(
       ValueError: ``buffer`` is below 2 or ``positive_cap`` is not above 0: they allow no triplet.
     """
     require(draw_deep_ranking_triplets, buffer=buffer, positive_cap=positive_cap)
+    law = _Law(out_of_class, positive_cap, max(relevance_gap, 1.0))  # grades are whole: less relevant by 1 at least
+    return _draw(images, seed, triplets, buffer, law, weighted=True)
+
+
+def draw_uniform_triplets(
+    images: RunImages,
+    seed: int,
+    *,
+    triplets: Count = 8192,
+    buffer: Annotated[int, Range(2)] = 1024,
+    out_of_class: Share = 0.2,
+) -> Int[np.ndarray, "t 3"]:
+    """The same without weights, the paper's uniform sampling: what ``draw_deep_ranking_triplets`` is compared with.
+
+    All images that have triplets are queries alike, and all that are relevant to a query, whatever their grade, are its
+    positives alike, but that a positive is more relevant than its negative.
+
+    Args:
+      images, seed, triplets, buffer, out_of_class: as there.
+
+    Returns:
+      As there.
+
+    Raises:
+      ValueError: ``buffer`` is below 2.
+    """
+    require(draw_uniform_triplets, buffer=buffer)
+    return _draw(images, seed, triplets, buffer, _Law(out_of_class, 1.0, 1.0), weighted=False)
+
+
+def _draw(
+    images: RunImages, seed: int, triplets: int, buffer: int, law: _Law, *, weighted: bool
+) -> Int[np.ndarray, "t 3"]:
     rows = np.sort(np.asarray(images.rows))
     if not len(rows):
         return np.full((triplets, 3), -1, np.int32)
     rng = stream_generator(seed, Stream.DEEP_RANKING_TRIPLETS)
-    law = _Law(out_of_class, positive_cap, max(relevance_gap, 1.0))  # grades are whole: less relevant by 1 at least
-    held = _hold(images._replace(rows=rows), buffer, law.gap, rng)
+    held = _hold(images._replace(rows=rows), buffer, law.gap, rng, weighted)
     share = np.bincount(held.category, held.total * held.able) / np.maximum(held.able[held.buffers].sum(axis=1), 1)
     chance = held.able[held.buffers] * share[:, None]
     if not chance.any():
@@ -160,12 +192,12 @@ def draw_deep_ranking_triplets(
     return rows[np.concatenate(drawn)].astype(np.int32)
 
 
-def _hold(images: RunImages, buffer: int, gap: float, rng: np.random.Generator) -> _Held:
+def _hold(images: RunImages, buffer: int, gap: float, rng: np.random.Generator, weighted: bool) -> _Held:
     """Fills the buffers, and finds the most and the least relevant image that each query meets before any is drawn."""
     labels, rows, coarse = images
     _, fine = np.unique(labels[rows], return_inverse=True)
     category = fine if coarse is None else np.unique(coarse[rows], return_inverse=True)[1]
-    total = total_relevance(fine, category)
+    total = total_relevance(fine, category) if weighted else np.ones_like(fine)
     held = fill_buffers(category, total, buffer, rng)
     present = np.zeros(len(rows), bool)
     present[held] = True

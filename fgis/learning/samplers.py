@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 
 from fgis.base import Key
 from fgis.learning.pools import ClassTable, class_table, draw_published_triplets
-from fgis.learning.relevance import draw_deep_ranking_triplets
+from fgis.learning.relevance import draw_deep_ranking_triplets, draw_uniform_triplets
 from fgis.ranges import Count, Finite, ShareBelowOne
 from fgis.streams import Stream, stream_key
 
@@ -71,8 +71,8 @@ def sample_uniform(table: ClassTable, seed: Any, step: Any, *, batch: Count = 12
     total = jnp.sum(table.counts)
     epoch, place = _epoch_places(step, total, batch)
     noise = jax.random.uniform(stream_key(seed, Stream.UNIFORM, epoch), table.rows.shape)
-    order = jnp.argsort(jnp.where(table.rows >= 0, noise, jnp.inf).reshape(-1))
-    return jnp.where(jnp.arange(batch) < total, table.rows.reshape(-1)[order[place]], -1)
+    order = jnp.argsort(jnp.where(table.rows >= 0, noise, jnp.inf))
+    return jnp.where(jnp.arange(batch) < total, table.rows[order[place]], -1)
 
 
 def sample_balanced(table: ClassTable, seed: Any, step: Any, *, batch: Count = 128) -> Int[Array, " b"]:
@@ -89,7 +89,8 @@ def sample_balanced(table: ClassTable, seed: Any, step: Any, *, batch: Count = 1
     """
     class_key, image_key = jax.random.split(stream_key(seed, Stream.BALANCED, step))
     chosen = jax.random.randint(class_key, (batch,), 0, jnp.sum(table.counts > 0))
-    return table.rows[chosen, jax.random.randint(image_key, (batch,), 0, table.counts[chosen])]
+    drawn = table.rows[table.starts[chosen] + jax.random.randint(image_key, (batch,), 0, table.counts[chosen])]
+    return jnp.where(table.counts[chosen] > 0, drawn, -1)
 
 
 def sample_pk(
@@ -155,12 +156,12 @@ def _epoch_places(step: Any, total: Any, batch: int) -> tuple[Any, Int[Array, " 
 
 def _members(table: ClassTable, key: Key, chosen: Int[Array, " p"], per_class: int) -> Int[Array, "p k"]:
     """``per_class`` random images of each chosen class: distinct while it has so many, then repeating in turn."""
-    noise = jax.random.uniform(key, (len(chosen), table.rows.shape[1]))
-    counts = table.counts[chosen]
-    real = jnp.arange(table.rows.shape[1]) < counts[:, None]
-    members = jnp.argsort(jnp.where(real, noise, jnp.inf), axis=1)
-    turn = jnp.arange(per_class) % jnp.maximum(counts, 1)[:, None]
-    return jnp.take_along_axis(table.rows[chosen], jnp.take_along_axis(members, turn, axis=1), axis=1)
+    counts, members = table.counts[chosen][:, None], len(table.slots)
+    noise = jax.random.uniform(key, (len(chosen), members))
+    _, places = jax.lax.top_k(jnp.where(table.slots < counts, -noise, -jnp.inf), min(per_class, members))
+    turn = jnp.arange(per_class) % jnp.maximum(counts, 1)
+    rows = table.rows[table.starts[chosen][:, None] + jnp.take_along_axis(places, turn, axis=1)]
+    return jnp.where(counts > 0, rows, -1)
 
 
 def sample_published(
@@ -239,4 +240,5 @@ SAMPLERS: dict[str, Sampler] = {
         sample_published, draw_published_triplets, _published_shape, lists_triplets=True, held_out=published_validation
     ),
     "deep_ranking": Sampler(sample_deep_ranking, draw_deep_ranking_triplets, _deep_ranking_shape, lists_triplets=True),
+    "uniform_triplets": Sampler(sample_deep_ranking, draw_uniform_triplets, _deep_ranking_shape, lists_triplets=True),
 }

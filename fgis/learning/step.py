@@ -45,6 +45,7 @@ def make_loss(
     reduction: Reduction,
     axis_name: str | None = None,
     warmup_steps: int = 0,
+    batch_rows: int | None = None,
 ) -> Callable[..., tuple[Float[Array, ""], tuple[LossSum, Any]]]:
     """The loss of one batch as a function of the parameters.
 
@@ -54,6 +55,7 @@ def make_loss(
       reduction: the sums of the global batch to a scalar.
       axis_name: of the devices that share a batch; None for one device, or for arrays that the compiler shards.
       warmup_steps: how many steps a memory is filled before it is used.
+      batch_rows: of the global batch, where padding was put behind it so that devices can share it; None without.
 
     Returns:
       ``loss(params, batch, key, step=0, memory=()) -> (scalar, (LossSum of the global batch, the next memory))``.
@@ -75,6 +77,7 @@ def make_loss(
             anchors, batch.labels, batch.rows, jnp.zeros_like(batch.labels) if batch.coarse is None else batch.coarse
         )
         known = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), own) if axis_name else own
+        known = jax.tree.map(lambda x: x[:batch_rows], known)
         if isinstance(memory, Memory):
             known, memory = _remember(memory, step, known, warmup_steps)
         positives, negatives = relations(own.labels, own.rows, known.labels, known.rows)
@@ -122,6 +125,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     axis_name: str | None = None,
     warmup_steps: int = 0,
+    batch_rows: int | None = None,
 ) -> Step:
     """One update on one (global) batch, as a pure function.
 
@@ -132,13 +136,14 @@ def make_train_step(
       optimizer: what moves the parameters.
       axis_name: of the devices that share a batch; None for one device, or for arrays that the compiler shards.
       warmup_steps: a state with a memory compares the batch with it too, from this step on.
+      batch_rows: as in ``make_loss``.
 
     Returns:
       ``step(state, batch, key) -> (state, metrics)``. Metrics: ``loss``, ``active`` (share of valid terms with a loss
       above 0), ``triplets`` (how many terms were valid) and ``gradient_norm``. A batch without a valid term has loss 0
       and leaves only the optimiser's own motion.
     """
-    loss = make_loss(apply, objective, reduction, axis_name, warmup_steps)
+    loss = make_loss(apply, objective, reduction, axis_name, warmup_steps, batch_rows)
 
     def step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, dict[str, Array]]:
         (value, (sums, memory)), gradient = jax.value_and_grad(loss, has_aux=True)(

@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fgis.base import Batch, TrainState
 from fgis.errors import UserError
+from fgis.hosts import to_own_host
+from fgis.learning.layout import DeviceTable, by_runs, everywhere, fill_up, gathered, over_devices, own_share
 from fgis.learning.step import Step
 from fgis.streams import Stream, stream_key
 
@@ -58,6 +60,7 @@ class Recipe(NamedTuple):
     # Runs by ``vmap``, or one after the other inside one program. None: ``vmap`` on accelerators, where a batch of
     # small products fills the device, and in turn on a CPU, whose cores one run fills and whose caches many leave.
     together: bool | None = None
+    layout: DeviceTable | None = None  # of the devices; None for one
 
 
 def train(
@@ -91,17 +94,24 @@ def train(
       UserError: at a record, parameters are NaN or infinite; the state of that record is passed to nobody.
     """
     if recipe.together is None:
-        recipe = recipe._replace(together=jax.default_backend() != "cpu")
+        by_compiler = recipe.layout is not None and recipe.layout.by_compiler
+        recipe = recipe._replace(together=by_compiler or jax.default_backend() != "cpu")
     state = init_states(recipe, runs) if state is None else state
     data = data._replace(labels=_dense(data.labels), coarse=None if data.coarse is None else _dense(data.coarse))
-    start = int(state.step[0])
+    start, placed = int(state.step[0]), runs
+    if recipe.layout:
+        state, placed = by_runs((state, runs), recipe.layout)
+        if not callable(data.features):
+            data = everywhere(data, recipe.layout)
+    if callable(data.features):
+        data = jax.tree.map(lambda x: x if callable(x) else np.asarray(x), data)
     while start < steps:
         stop = min(start - start % record_every + record_every, steps)
         if callable(data.features):
-            state, log = _streamed_chunk(recipe, state, runs, data, start, stop)
+            state, log = _streamed_chunk(recipe, state, runs, placed.seeds, data, start, stop)
         else:
-            state, log = _chunk(recipe, state, runs, data, jnp.int32(start), jnp.int32(stop), record_every)
-        metrics = {name: np.asarray(values)[:, : stop - start].T for name, values in log.items()}
+            state, log = _chunk(recipe, state, placed, data, np.int32(start), np.int32(stop), record_every)
+        metrics = {name: to_own_host(values)[:, : stop - start].T for name, values in log.items()}
         metrics |= _measure(recipe, state.params, runs, data, stop)
         _refuse_divergence(state.params, stop)
         on_record(stop, state, metrics)
@@ -113,17 +123,17 @@ def _measure(recipe: Recipe, params: Any, runs: Runs, data: TrainingData, stop: 
     """What a recipe measures at a record."""
     metrics = {}
     if recipe.validation is not None:
-        batch = _take_rows(data, _validation_rows(recipe.validation, runs))
-        metrics["validation_loss"] = np.asarray(_validation_losses(recipe, params, batch))[None]
+        batch = _take_rows(data, _validation_rows(recipe.validation, runs), recipe.layout)
+        metrics["validation_loss"] = to_own_host(_validation_losses(recipe, params, batch))[None]
     if recipe.diagnose is not None:
-        batch = _take_rows(data, _sample(recipe, runs, jnp.int32(stop - 1)))
-        metrics |= {name: np.asarray(values)[None] for name, values in _diagnoses(recipe, params, batch).items()}
+        batch = _take_rows(data, _sample(recipe, runs, jnp.int32(stop - 1)), recipe.layout)
+        metrics |= {name: to_own_host(values)[None] for name, values in _diagnoses(recipe, params, batch).items()}
     return metrics
 
 
 def _refuse_divergence(params: Any, step: int) -> None:
     """Before anything is saved: miners pass over NaN, and the loss of no triplet is a harmless 0."""
-    finite = np.asarray(_finite(params))
+    finite = to_own_host(_finite(params))
     if not finite.all():
         raise UserError(
             f"training diverged: by step {step}, {int((~finite).sum())} of {len(finite)} runs have parameters that are "
@@ -152,6 +162,14 @@ def _over_runs(function: Callable, together: bool | None, *stacked: Any) -> Any:
     return jax.lax.map(lambda one: function(*one), stacked, batch_size=count if together else None)
 
 
+def _on_own_runs(recipe: Recipe, function: Callable, *stacked: Any) -> Any:
+    """The same on several devices, each for the runs of its row, so that nothing is exchanged."""
+    all_runs = lambda *stacked: _over_runs(function, recipe.together, *stacked)
+    if recipe.layout:
+        all_runs = over_devices(all_runs, recipe.layout, [True] * len(stacked))
+    return all_runs(*stacked)
+
+
 @jax.jit
 def _take(data: TrainingData, rows: Array) -> Batch:
     index = jnp.maximum(rows, 0)
@@ -159,13 +177,19 @@ def _take(data: TrainingData, rows: Array) -> Batch:
     return Batch(features, labels, rows, coarse)
 
 
-def _take_rows(data: TrainingData, rows: Array) -> Batch:
-    """The batch of ``rows``, whether features are resident or fetched."""
+def _take_rows(data: TrainingData, rows: Array, layout: DeviceTable | None, *, shared: bool = False) -> Batch:
+    """The batch of ``rows``, whether features are resident or fetched; a process fetches those of its devices alone."""
     if not callable(data.features):
-        return _take(data, rows)
-    index = np.maximum(np.asarray(rows), 0)
-    labels, coarse = jax.tree.map(lambda x: x[index], (data.labels, data.coarse))
-    return Batch(jnp.asarray(data.features(index)), labels, rows, coarse)
+        return _take(data, by_runs(rows, layout) if layout else rows)
+    table = np.asarray(rows)
+
+    def placed(take: Callable[[np.ndarray], np.ndarray]) -> Array:
+        return gathered(take, table, layout, shared=shared) if layout else jnp.asarray(take(table))
+
+    look_up = lambda values: placed(lambda rows: values[np.maximum(rows, 0)])
+    coarse = None if data.coarse is None else look_up(data.coarse)
+    features = placed(lambda rows: data.features(np.maximum(rows, 0)))
+    return Batch(features, look_up(data.labels), placed(lambda rows: rows), coarse)
 
 
 def _one_step(recipe: Recipe, state: TrainState, batch: Batch, seed: Array, step: Any) -> tuple[TrainState, Any]:
@@ -178,9 +202,13 @@ def _chunk(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Steps [start, stop) of all runs; the bounds are data, so that chunks of any length share one compilation."""
 
-    def one_run(state: TrainState, seed: Array, pool: Any) -> tuple[TrainState, Any]:
+    def one_run(
+        state: TrainState, seed: Array, pool: Any, data: TrainingData, start: Array, stop: Array
+    ) -> tuple[TrainState, Any]:
         def one_step(state: TrainState, step: Array) -> tuple[TrainState, Any]:
-            return _one_step(recipe, state, _take(data, recipe.sample(pool, seed, step)), seed, step)
+            rows = recipe.sample(pool, seed, step)
+            rows = own_share(rows, recipe.layout) if recipe.layout else rows
+            return _one_step(recipe, state, _take(data, rows), seed, step)
 
         def body(step: Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
             state, metrics = one_step(carry[0], step)
@@ -190,20 +218,26 @@ def _chunk(
         log = jax.tree.map(lambda x: jnp.zeros((record_every, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(start, stop, body, (state, log))
 
-    return _over_runs(one_run, recipe.together, state, runs.seeds, runs.pools)
+    def all_runs(state: TrainState, seeds: Array, pools: Any, *fixed: Any) -> tuple[TrainState, Any]:
+        return _over_runs(lambda *one: one_run(*one, *fixed), recipe.together, state, seeds, pools)
+
+    if recipe.layout:
+        all_runs = over_devices(all_runs, recipe.layout, [True] * 3 + [False] * 3)
+    return all_runs(state, runs.seeds, runs.pools, data, start, stop)
 
 
 def _streamed_chunk(
-    recipe: Recipe, state: TrainState, runs: Runs, data: TrainingData, start: int, stop: int
+    recipe: Recipe, state: TrainState, runs: Runs, seeds: Array, data: TrainingData, start: int, stop: int
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The same, one step per call, while a thread fetches the rows of the next ones."""
+    """The same, one step per call, while a thread fetches the rows of the next ones; ``seeds`` are on all devices."""
 
     def load(step: int) -> Batch:
-        return _take_rows(data, _sample(recipe, runs, jnp.int32(step)))
+        rows = _sample(recipe, runs, jnp.int32(step))
+        return _take_rows(data, fill_up(rows, recipe.layout) if recipe.layout else rows, recipe.layout, shared=True)
 
     log = []
     for step, batch in zip(range(start, stop), _prefetch(load, start, stop), strict=True):
-        state, metrics = _streamed_step(recipe, state, batch, runs.seeds, jnp.int32(step))
+        state, metrics = _streamed_step(recipe, state, batch, seeds, np.int32(step))
         log.append(metrics)
     return state, jax.tree.map(lambda *values: jnp.stack(values, axis=1), *log)
 
@@ -217,7 +251,12 @@ def _sample(recipe: Recipe, runs: Runs, step: Array) -> Int[Array, "r b"]:
 def _streamed_step(
     recipe: Recipe, state: TrainState, batch: Batch, seeds: Array, step: Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    return _over_runs(lambda s, b, seed: _one_step(recipe, s, b, seed, step), recipe.together, state, batch, seeds)
+    def all_runs(state: TrainState, batch: Batch, seeds: Array, step: Array) -> tuple[TrainState, dict[str, Array]]:
+        return _over_runs(lambda s, b, seed: _one_step(recipe, s, b, seed, step), recipe.together, state, batch, seeds)
+
+    if recipe.layout:
+        all_runs = over_devices(all_runs, recipe.layout, [True, True, True, False], [False, True, False, False])
+    return all_runs(state, batch, seeds, step)
 
 
 def _prefetch(load: Callable[[int], Batch], start: int, stop: int, ahead: int = 2) -> Iterator[Batch]:
@@ -238,10 +277,10 @@ def _validation_rows(validation: Validation, runs: Runs) -> Int[Array, "r v"]:
 @partial(jax.jit, static_argnums=0)
 def _validation_losses(recipe: Recipe, params: Any, batch: Batch) -> Float[Array, " r"]:
     assert recipe.validation is not None
-    return _over_runs(recipe.validation.loss, recipe.together, params, batch)
+    return _on_own_runs(recipe, recipe.validation.loss, params, batch)
 
 
 @partial(jax.jit, static_argnums=0)
 def _diagnoses(recipe: Recipe, params: Any, batch: Batch) -> dict[str, Float[Array, " r"]]:
     assert recipe.diagnose is not None
-    return _over_runs(recipe.diagnose, recipe.together, params, batch)
+    return _on_own_runs(recipe, recipe.diagnose, params, batch)

@@ -33,10 +33,10 @@ def test_everything_comes_back(tmp_path):
     assert jax.tree.structure(found) == jax.tree.structure(state(5))
 
 
-def test_the_latest_and_the_best_are_kept(tmp_path):
+def test_the_two_latest_and_the_best_are_kept(tmp_path):
     save(tmp_path, {1: 0.9, 2: 0.2, 3: 0.5, 4: 0.4})
     with checkpoint.open_checkpoints(tmp_path / "checkpoints") as manager:
-        assert sorted(manager.all_steps()) == [2, 4]
+        assert sorted(manager.all_steps()) == [2, 3, 4]
 
 
 def test_parameters_restore_without_the_optimiser(tmp_path):
@@ -54,7 +54,7 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
 
 def test_a_step_that_was_not_kept_is_named(tmp_path):
     save(tmp_path, {1: 0.2, 7: 0.1})
-    with pytest.raises(UserError, match=r"checkpoints: no checkpoint of step 4; take one of 7$"):
+    with pytest.raises(UserError, match=r"checkpoints: no checkpoint of step 4; take one of 1, 7$"):
         checkpoint.restore_params(tmp_path, 4)
 
 

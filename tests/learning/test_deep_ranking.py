@@ -16,11 +16,9 @@ TOTAL = {0: 11, 1: 8, 2: 7, 3: 5, 4: 3, 5: 0, 6: 4}  # of an image with this lab
 ALL = np.arange(16)
 
 
-def draw(seeds=1, triplets=2000, labels=LABELS, rows=ALL, coarse=COARSE, **options):
-    draws = [
-        relevance.draw_deep_ranking_triplets(RunImages(labels, rows, coarse), s, triplets=triplets, **options)
-        for s in range(seeds)
-    ]
+def draw(seeds=1, triplets=2000, labels=LABELS, rows=ALL, coarse=COARSE, weighted=True, **options):
+    draw_triplets = relevance.draw_deep_ranking_triplets if weighted else relevance.draw_uniform_triplets
+    draws = [draw_triplets(RunImages(labels, rows, coarse), s, triplets=triplets, **options) for s in range(seeds)]
     assert all(one.shape == (triplets, 3) and one.dtype == np.int32 for one in draws)
     return np.concatenate(draws)
 
@@ -31,10 +29,11 @@ def grade(i, j):
     return 2 if LABELS[i] == LABELS[j] else 1
 
 
-def exact_law(rows, out_of_class, cap, gap):
+def exact_law(rows, out_of_class, cap, gap, weighted=True):
     """P(query, positive, negative) by the definitions, image by image; buffers hold image i in proportion to r_i."""
     rows = [int(i) for i in rows]
-    total = {i: sum(grade(i, j) for j in rows) for i in rows}
+    total = {i: sum(grade(i, j) for j in rows) if weighted else 1 for i in rows}
+    cap = cap if weighted else 1
     normalised = lambda weights: {k: w / sum(weights.values()) for k, w in weights.items() if w > 0}
     categories = sorted({COARSE[i] for i in rows})
     place = {}  # P(i | the buffer of its category)
@@ -127,11 +126,13 @@ def test_negatives_come_from_the_class_where_it_has_any_and_the_draw_says_so():
         pytest.param((6, 7, 8, 9), dict(out_of_class=0.0, positive_cap=1.0, relevance_gap=1.0), marks=pytest.mark.slow),
         pytest.param((6, 7, 8, 9), dict(out_of_class=1.0, positive_cap=1.5, relevance_gap=2.0), marks=pytest.mark.slow),
         ((7, 8), dict(out_of_class=0.6, positive_cap=2.0, relevance_gap=1.0)),
+        ((7, 8), dict(out_of_class=0.6, weighted=False)),
     ],
 )
 def test_triplets_follow_the_law_of_the_definitions(keep, options):
     rows = np.flatnonzero(np.isin(COARSE, keep))
-    law = exact_law(rows, options["out_of_class"], options["positive_cap"], options["relevance_gap"])
+    cap, gap, weighted = options.get("positive_cap"), options.get("relevance_gap", 1), options.get("weighted", True)
+    law = exact_law(rows, options["out_of_class"], cap, gap, weighted)
     assert sum(law.values()) == pytest.approx(1)
     found = Counter(map(tuple, draw(seeds=24, buffer=512, triplets=4000, rows=rows, **options).tolist()))
     assert set(found) <= set(law)

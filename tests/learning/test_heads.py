@@ -84,6 +84,8 @@ def test_hyperparameters_of_heads_are_read_off_their_factories():
     assert {name: set(hyperparameters(head)) for name, head in heads.HEADS.items()} == {
         "mlp": {"widths", "dropouts", "final"},
         "residual": {"rank", "whiten"},
+        "deep_ranking": {"pixels", "width", "keep", "shift", "whiten"},
+        "visnet": {"pixels", "width", "keep", "shift", "whiten"},
     }
 
 

@@ -131,5 +131,5 @@ def test_optimisers_have_the_numbers_of_optax():
     assert {name: list(hyperparameters(one)) for name, one in optimizers.OPTIMIZERS.items()} == {
         "adam": ["learning_rate", "b1", "b2", "eps"],
         "adamw": ["learning_rate", "b1", "b2", "eps", "weight_decay"],
-        "sgd": ["learning_rate", "momentum", "nesterov"],
+        "sgd": ["learning_rate", "momentum", "nesterov", "weight_decay"],
     }

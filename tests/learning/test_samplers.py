@@ -30,10 +30,17 @@ def drawn(sample, pool, seed, steps):
     return np.asarray(jax.jit(jax.vmap(lambda step: sample(pool, seed, step)))(np.arange(steps)))
 
 
-def test_class_table_lists_rows_by_class_padded():
+def test_class_table_lists_rows_class_by_class():
     found = table([9, 3, 0, 2, 11, 10])
-    assert found.rows.tolist() == [[3, 9, -1, -1], [10, 11, -1, -1], [0, 2, -1, -1], [-1, -1, -1, -1]]
+    assert found.rows.tolist() == [3, 9, 10, 11, 0, 2] + 6 * [-1]
+    assert found.starts.tolist() == [0, 2, 4, 0]
     assert found.counts.tolist() == [2, 2, 2, 0]
+    assert found.slots.tolist() == [0, 1, 2, 3]  # the largest class has so many
+
+
+def test_one_large_class_makes_no_table_larger():
+    labels = np.r_[np.zeros(5000, int), np.arange(1, 5001)]
+    assert sum(np.size(leaf) for leaf in pools.class_table(pools.RunImages(labels, np.arange(10000)))) < 26000
 
 
 @pytest.mark.parametrize(
@@ -130,6 +137,7 @@ SMALL = {
     "frequency": dict(classes=2, per_class=2),
     "published": dict(batch=4),
     "deep_ranking": dict(batch=4),
+    "uniform_triplets": dict(batch=4),
 }
 
 
