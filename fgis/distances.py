@@ -3,7 +3,7 @@
 Every distance comes in two forms that agree: ``pairwise`` [a, d], [c, d] -> [a, c] for mining and ranking, and
 ``rowwise`` [t, d], [t, d] -> [t] for the pairs that were chosen. Both are differentiable everywhere, also at zero
 vectors and at equal vectors, where they return a zero gradient instead of NaN. NaN in a vector gives NaN. Vectors may
-be of any floating type; distances are float32.
+be of any floating type; distances are float32, or float64 between vectors of float64.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,15 @@ class Distance(NamedTuple):
 
     pairwise: Callable[[Array, Array], Array]  # [a, d], [c, d] -> [a, c]
     rowwise: Callable[[Array, Array], Array]  # [t, d], [t, d] -> [t]
+
+
+def wide_type(*arrays: Array) -> Any:
+    """The type that sums over ``arrays`` are accumulated in: float32, or float64 where one of them is of that.
+
+    >>> wide_type(jnp.zeros(1, jnp.bfloat16))
+    dtype('float32')
+    """
+    return jnp.result_type(*arrays, jnp.float32)
 
 
 @jax.custom_jvp
@@ -68,7 +77,7 @@ def l2_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
 
 def _dot(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
     # A product that decides a ranking runs at the highest precision and accumulates in float32.
-    return jnp.einsum("ad,cd->ac", a, c, precision="highest", preferred_element_type=jnp.float32)
+    return jnp.einsum("ad,cd->ac", a, c, precision="highest", preferred_element_type=wide_type(a, c))
 
 
 def squared_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
@@ -77,13 +86,13 @@ def squared_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Ar
 
 
 def _gram_expansion(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
-    squares_a, squares_c = (jnp.sum(x.astype(jnp.float32) ** 2, axis=-1) for x in (a, c))
+    squares_a, squares_c = (jnp.sum(x.astype(wide_type(x)) ** 2, axis=-1) for x in (a, c))
     return squares_a[:, None] + squares_c[None, :] - 2 * _dot(a, c)
 
 
 def squared_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
     """Σ (a − c)², row by row."""
-    return jnp.sum((a - c).astype(jnp.float32) ** 2, axis=-1)
+    return jnp.sum((a - c).astype(wide_type(a, c)) ** 2, axis=-1)
 
 
 def euclidean_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
@@ -98,8 +107,9 @@ def euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[A
     its gradient is a unit vector whose direction is that of the rounding error: noise as strong as any signal.
     """
     square = squared_rowwise(a, c)
-    rounding = (4 * jnp.finfo(jnp.float32).eps) ** 2 * (
-        jnp.sum(a * a, axis=-1, dtype=jnp.float32) + jnp.sum(c * c, axis=-1, dtype=jnp.float32)
+    wide = wide_type(a, c)
+    rounding = (4 * jnp.finfo(wide).eps) ** 2 * (
+        jnp.sum(a * a, axis=-1, dtype=wide) + jnp.sum(c * c, axis=-1, dtype=wide)
     )
     return safe_sqrt(jnp.where(square > rounding, square, 0.0))
 
@@ -121,7 +131,7 @@ def cosine_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Arr
 
 def cosine_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
     """1 − cos(a, c), row by row."""
-    return 1 - jnp.sum(l2_normalize(a) * l2_normalize(c), axis=-1, dtype=jnp.float32)
+    return 1 - jnp.sum(l2_normalize(a) * l2_normalize(c), axis=-1, dtype=wide_type(a, c))
 
 
 def inner_product_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
@@ -131,12 +141,12 @@ def inner_product_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Fl
 
 def inner_product_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
     """−a·c, row by row."""
-    return -jnp.sum(a * c, axis=-1, dtype=jnp.float32)
+    return -jnp.sum(a * c, axis=-1, dtype=wide_type(a, c))
 
 
 def manhattan_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
     """Σ |a − c|, row by row."""
-    return jnp.sum(jnp.abs(a - c), axis=-1, dtype=jnp.float32)
+    return jnp.sum(jnp.abs(a - c), axis=-1, dtype=wide_type(a, c))
 
 
 def chi2_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
@@ -146,7 +156,7 @@ def chi2_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array,
     """
     a, c = _l1_normalize(jnp.maximum(a, 0)), _l1_normalize(jnp.maximum(c, 0))
     total = a + c
-    return 0.5 * jnp.sum((a - c) ** 2 / jnp.where(total > 0, total, 1.0), axis=-1, dtype=jnp.float32)
+    return 0.5 * jnp.sum((a - c) ** 2 / jnp.where(total > 0, total, 1.0), axis=-1, dtype=wide_type(a, c))
 
 
 def _l1_normalize(x: Float[Array, "... d"]) -> Float[Array, "... d"]:

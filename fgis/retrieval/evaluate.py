@@ -17,13 +17,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.base import Neighbours, Protocol, RunPlan
+from fgis.retrieval.folds import held_out
 from fgis.retrieval.metrics import TIED, FoundMetric, find_metric
-from fgis.retrieval.ranks import ABSENT_RANK, count_ranks
+from fgis.retrieval.ranks import ABSENT_RANK
 from fgis.retrieval.rerank import Rerank, first_search
-from fgis.retrieval.search import Gallery, prepare_gallery, search
+from fgis.retrieval.search import Gallery
+from fgis.retrieval.stored import StoredGallery, StoredVectors, depth_groups, search_in, searchable
+from fgis.retrieval.stored_ranks import count_in
 
 CANDIDATES = 100  # neighbours that a re-ranking begins with
-MEMBERS = 1 << 22  # relevant images at a time whose ranks are held in memory
 
 PerMetric = dict[str, Float[np.ndarray, " q"]]
 
@@ -35,64 +37,6 @@ class Criteria(NamedTuple):
     distance: str = "cosine"
     coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, which grade the neighbours of ndcg@K
     rerank: Rerank | None = None
-
-
-def object_folds(labels: Int[np.ndarray, " n"], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:
-    """The fold of every image: objects are shuffled and dealt out in turn, and images follow their object.
-
-    Args:
-      labels: the object of each image, [n].
-      folds: how many folds.
-      seed: of the shuffle.
-
-    Returns:
-      Folds [n], 0 … folds − 1; their numbers of objects differ by 1 at most.
-
-    >>> folds = object_folds(np.array([7, 7, 4, 9, 9, 5]), 2)
-    >>> bool(folds[0] == folds[1] and folds[3] == folds[4]), sorted(set(folds.tolist()))
-    (True, [0, 1])
-    """
-    objects, index = np.unique(labels, return_inverse=True)
-    fold_of_object = np.empty(len(objects), np.int64)
-    fold_of_object[np.random.default_rng(seed).permutation(len(objects))] = np.arange(len(objects)) % folds
-    return fold_of_object[index]
-
-
-def photo_folds(labels: Int[np.ndarray, " n"], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:
-    """The fold of every image: objects and the images of each are shuffled, and the images are dealt out in turn.
-
-    Images of one object get consecutive folds, so with two folds or more none holds a whole object.
-
-    Args:
-      labels: the object of each image, [n].
-      folds: how many folds, at least 2.
-      seed: of the shuffle.
-
-    Returns:
-      Folds [n], 0 … folds − 1, whose numbers of images differ by 1 at most, of each object and in all; −1 for the only
-      image of an object, which no fold holds.
-
-    >>> folds = photo_folds(np.array([7, 7, 4, 9, 9, 9]), 2)
-    >>> int(folds[2]), sorted(folds[:2].tolist()), sorted(set(folds[3:].tolist()))
-    (-1, [0, 1], [0, 1])
-    """
-    objects, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    rng = np.random.default_rng(seed)
-    place = rng.permutation(len(objects))[index]
-    shuffled = rng.permutation(len(labels))
-    order = shuffled[np.argsort(place[shuffled], kind="stable")]
-    order = order[counts[index[order]] > 1]
-    found = np.full(len(labels), -1, np.int64)
-    found[order] = np.arange(len(order)) % folds
-    return found
-
-
-def held_out(
-    plan: RunPlan, folds: Int[np.ndarray, " n"], photos: Int[np.ndarray, " n"] | None
-) -> Bool[np.ndarray, " n"]:
-    """Which images a run is not trained on: those of its fold, of objects (``folds``) or of photos (``photos``)."""
-    own = photos if plan.photos and photos is not None else folds
-    return (own == plan.fold) & (plan.fold >= 0)
 
 
 def protocol(
@@ -126,7 +70,7 @@ def protocol(
 
 
 def evaluate(
-    embeddings: Float[Array | np.ndarray, "n d"],
+    embeddings: Float[Array | np.ndarray, "n d"] | StoredVectors,
     labels: Int[np.ndarray, " n"],
     protocol: Protocol,
     metrics: Sequence[str],
@@ -161,21 +105,47 @@ def evaluate(
     {'recall@1': array([1., 0., 0., 1.])}
     """
     chosen = {name: find_metric(name) for name in metrics}
-    vectors, gallery_rows = np.asarray(embeddings)[protocol.gallery_rows], protocol.gallery_rows
-    queries = np.asarray(embeddings)[protocol.query_rows]
+    embeddings = embeddings if isinstance(embeddings, StoredVectors) else np.asarray(embeddings)
     if rerank:
+        queries, vectors = (np.asarray(embeddings)[rows] for rows in protocol[:2])
         depth = min(max(protocol.depth + 1, CANDIDATES), len(vectors))
-        neighbours = rerank(first_search(queries, vectors, depth, distance, gallery_rows))
+        neighbours = rerank(first_search(queries, vectors, depth, distance, protocol.gallery_rows))
         return score_neighbours(neighbours, labels, protocol, metrics, coarse)
-    gallery = prepare_gallery(vectors, distance, gallery_rows)
-    values: PerMetric = {}
-    if any(metric.reads != "ranks" for metric in chosen.values()):
-        neighbours = search(queries, gallery, min(protocol.depth + 1, len(vectors)))
-        values = score_neighbours(neighbours, labels, protocol, metrics, coarse)
+    gallery = searchable(embeddings, protocol.gallery_rows, distance)
+    listed = [name for name, metric in chosen.items() if metric.reads != "ranks"]
+    values = _score_lists(embeddings, gallery, labels, protocol, listed, coarse) if listed else {}
     ranked = {name: metric for name, metric in chosen.items() if metric.reads == "ranks"}
     if ranked:
-        values |= _score_whole_rankings(queries, gallery, labels, protocol, ranked)
+        values |= _score_whole_rankings(embeddings, gallery, labels, protocol, ranked)
     return {name: values[name] for name in metrics}
+
+
+def _score_lists(
+    embeddings: Any, gallery: Gallery | StoredGallery, labels: np.ndarray, protocol: Protocol, metrics: Sequence[str],
+    coarse: np.ndarray | None,
+) -> PerMetric:  # fmt: skip
+    """The metrics over lists of neighbours; queries with many relevant images have longer lists than others."""
+    query_rows, gallery_rows, most = protocol
+    totals = count_alike(labels, query_rows, gallery_rows) - np.isin(query_rows, gallery_rows)
+    sizes, index = np.unique(totals, return_inverse=True)
+    needed = np.array([max(find_metric(name, int(size)).depth for name in metrics) for size in sizes], np.int64)
+    depths = np.minimum(needed, most)[index]
+    values = {name: np.full(len(query_rows), np.nan) for name in metrics}
+    for places, depth in depth_groups(depths, embeddings.shape[1]):
+        part = Protocol(query_rows[places], gallery_rows, depth)
+        neighbours = search_in(embeddings[part.query_rows], gallery, min(depth + 1, len(gallery_rows)))
+        neighbours = neighbours._replace(tied=_tied_after(neighbours, depths[places] + 1))
+        for name, scored in score_neighbours(neighbours, labels, part, metrics, coarse).items():
+            values[name][places] = scored
+    return values
+
+
+def _tied_after(neighbours: Neighbours, counts: Int[np.ndarray, " q"]) -> Bool[np.ndarray, " q"]:
+    """Whether the entry after the first ``counts`` of each list is as near as the last of them."""
+    distances, behind = neighbours.distances, np.minimum(counts, neighbours.distances.shape[1] - 1)
+    last, after = (np.take_along_axis(distances, at[:, None], axis=1)[:, 0] for at in (behind - 1, behind))
+    within = np.isfinite(after) & (last == after)
+    return np.where(counts < distances.shape[1], within, np.asarray(neighbours.tied, bool))
 
 
 def score_neighbours(
@@ -218,11 +188,11 @@ def _read_neighbours(
     there, own = rows >= 0, rows == protocol.query_rows[:, None]
     relevance = (labels[rows] == own_labels[:, None]) & there
     totals = count_alike(labels, protocol.query_rows, gallery_rows)
-    if includes_query:
-        return {"relevance": lambda: (relevance, totals)}
+    totals_without_own = totals - np.isin(protocol.query_rows, gallery_rows)
+    if includes_query:  # the query itself is no relevant image: one that has no other counts nowhere
+        return {"relevance": lambda: (relevance, np.where(totals_without_own > 0, totals, 0))}
     last = np.argsort(own, axis=1, kind="stable")  # the query's own row goes last; the others keep their order
     others = partial(np.take_along_axis, indices=last, axis=1)
-    totals_without_own = totals - np.isin(protocol.query_rows, gallery_rows)
 
     def votes() -> tuple[np.ndarray, ...]:
         distances = others(np.where(own | ~there, np.inf, neighbours.distances))
@@ -257,24 +227,22 @@ def count_alike(
 
 
 def _score_whole_rankings(
-    queries: Float[np.ndarray, "q d"], gallery: Gallery, labels: Int[np.ndarray, " n"], protocol: Protocol,
+    embeddings: Any, gallery: Gallery | StoredGallery, labels: Int[np.ndarray, " n"], protocol: Protocol,
     metrics: Mapping[str, FoundMetric],
 ) -> PerMetric:  # fmt: skip
-    """The metrics over whole rankings, block by block of queries."""
+    """The metrics over whole rankings, for queries together that have about as many relevant images."""
     query_rows, gallery_rows = protocol.query_rows, protocol.gallery_rows
     order = np.argsort(labels[gallery_rows], kind="stable")  # gallery places, class by class
     start = np.searchsorted(labels[gallery_rows], labels[query_rows], sorter=order)
     totals = count_alike(labels, query_rows, gallery_rows)
     values = {name: np.full(len(query_rows), np.nan) for name in metrics}
-    block = max(1, MEMBERS // max(1, int(totals.max(initial=1))))
-    for first in range(0, len(query_rows), block):
-        here = slice(first, first + block)
-        width = np.arange(max(1, int(totals[here].max())))
+    for here, most in depth_groups(totals, embeddings.shape[1]):
+        width = np.arange(max(1, most))
         places = np.where(width < totals[here, None], order[(start[here, None] + width).clip(max=len(order) - 1)], -1)
         own = (places >= 0) & (gallery_rows[places] == query_rows[here, None])
         own_place = np.max(np.where(own, places, -1), axis=1, initial=-1)
         places = np.where(own, -1, places)
-        ranks = count_ranks(queries[here], gallery, places, excluded=own_place)
+        ranks = count_in(embeddings[query_rows[here]], gallery, places, own_place)
         ranks = np.sort(np.where(ranks < 0, ABSENT_RANK, ranks), axis=1)
         for name, metric in metrics.items():
             values[name][here] = metric.function(ranks, totals[here] - own.any(axis=1))
@@ -282,13 +250,14 @@ def _score_whole_rankings(
 
 
 def evaluate_runs(
-    embed: Callable[[int], Float[Array | np.ndarray, "n d"]],
+    embed: Callable[[int], Float[Array | np.ndarray, "n d"] | StoredVectors],
     plans: Sequence[RunPlan],
     folds: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     criteria: Criteria,
     photos: Int[np.ndarray, " n"] | None = None,
-) -> dict[str, dict[str, Float[np.ndarray, "s n"]]]:
+    queries: Int[np.ndarray, " m"] | None = None,
+) -> dict[str, dict[str, Float[np.ndarray, "s m"]]]:
     """The values of a batch of runs, by evaluation.
 
     Runs that were trained on every image give ``closed_set``; the others, each on the fold that it was not trained on,
@@ -302,9 +271,10 @@ def evaluate_runs(
       labels: the object of each image, [n].
       criteria: metrics, distance, coarse labels and re-ranking.
       photos: the fold of photos of each image, [n], as of ``photo_folds``, where there are such runs.
+      queries: rows of the images that may be queries, ascending, [m]; all without it.
 
     Returns:
-      {evaluation: {metric: values [seeds, images]}}, seeds ascending; without re-ranking the metric ``tied`` as well:
+      {evaluation: {metric: values [seeds, m]}}, seeds ascending; without re-ranking the metric ``tied`` as well:
       which queries were cut off at a tie. NaN for images that were no query or have no relevant images.
 
     Raises:
@@ -313,21 +283,24 @@ def evaluate_runs(
     metrics, distance, coarse, rerank = criteria
     wanted = metrics if rerank else (*metrics, TIED)
     seeds = sorted({plan.seed for plan in plans})
+    may, place = np.zeros(len(labels), bool), np.zeros(len(labels), np.int64)
+    queries = np.arange(len(labels)) if queries is None else queries
+    may[queries], place[queries] = True, np.arange(len(queries))
     values: dict[str, dict[str, Any]] = {}
     for run, plan in enumerate(plans):
         unseen = held_out(plan, folds, photos)
-        protocols = {"closed_set": protocol(labels, metrics)}
+        protocols = {"closed_set": protocol(labels, metrics, queries=may)}
         if plan.photos:
-            protocols = {"new_photos": protocol(labels, metrics, queries=unseen, gallery=~unseen)}
+            protocols = {"new_photos": protocol(labels, metrics, queries=unseen & may, gallery=~unseen)}
         elif plan.fold >= 0:
             protocols = {
-                "unseen_objects": protocol(labels, metrics, queries=unseen),
-                "unseen_gallery": protocol(labels, metrics, queries=unseen, gallery=unseen),
+                "unseen_objects": protocol(labels, metrics, queries=unseen & may),
+                "unseen_gallery": protocol(labels, metrics, queries=unseen & may, gallery=unseen),
             }
         embeddings = embed(run)
         for name, one in protocols.items():
             tables = values.setdefault(name, {})
             for metric, per_query in evaluate(embeddings, labels, one, wanted, distance, coarse, rerank).items():
-                table = tables.setdefault(metric, np.full((len(seeds), len(labels)), np.nan))
-                table[seeds.index(plan.seed), one.query_rows] = per_query
+                table = tables.setdefault(metric, np.full((len(seeds), len(queries)), np.nan))
+                table[seeds.index(plan.seed), place[one.query_rows]] = per_query
     return values

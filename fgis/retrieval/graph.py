@@ -32,9 +32,7 @@ class GalleryGraph:
           n: how many.
           own: whether a member is among its own neighbours.
         """
-        if "neighbours" not in self._parts:
-            self._parts["neighbours"] = self._load()
-        known = self._parts["neighbours"]
+        known = self.part("neighbours", self._load)
         if known is None or known.rows.shape[1] < n + (not own):
             return None
         if own:

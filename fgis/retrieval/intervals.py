@@ -1,12 +1,15 @@
 """How sure a mean is: bootstrap intervals over seeds and objects, and the rows of a report with their differences."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from fgis.retrieval.metrics import TIED
+
+DRAWS = 1 << 22  # numbers of bootstrap samples at a time, 32 MiB
 
 # The differences of a report: the first row less the second, where both are there.
 DIFFERENCES = {
@@ -42,16 +45,36 @@ def summarize(
     _, index = np.unique(objects, return_inverse=True)
     valued = np.isfinite(values)
     sums = np.stack([np.bincount(index, np.where(ok, row, 0)) for row, ok in zip(values, valued, strict=True)])
-    counts = np.stack([np.bincount(index, ok) for ok in valued])
+    counts = np.stack([np.bincount(index, ok) for ok in valued])  # as float64, whose products are fast
     if not valued.any():
         return {"mean": float("nan"), "ci95": [float("nan"), float("nan")]}
-    rng = np.random.default_rng(seed)
-    seeds_drawn = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), resamples)
-    objects_drawn = rng.multinomial(sums.shape[1], np.full(sums.shape[1], 1 / sums.shape[1]), resamples)
-    total = ((seeds_drawn @ sums) * objects_drawn).sum(axis=1)
-    queries = ((seeds_drawn @ counts) * objects_drawn).sum(axis=1)
+    total, queries = np.zeros(resamples), np.zeros(resamples)
+    for here, seeds_drawn, objects_drawn in _draws(len(values), sums.shape[1], resamples, seed):
+        total[here] = (seeds_drawn * (objects_drawn @ sums.T)).sum(axis=1)
+        queries[here] = (seeds_drawn * (objects_drawn @ counts.T)).sum(axis=1)
     low, high = np.percentile(total[queries > 0] / queries[queries > 0], [2.5, 97.5])
     return {"mean": float(sums.sum() / counts.sum()), "ci95": [float(low), float(high)]}
+
+
+def _draws(seeds: int, objects: int, resamples: int, seed: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Blocks of bootstrap samples: how often each seed and each object is drawn, [b, seeds] and [b, objects]."""
+    if resamples * objects <= DRAWS:
+        yield slice(0, resamples), *_few_draws(seeds, objects, resamples, seed)
+        return
+    rng = np.random.default_rng(seed)
+    seeds_drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
+    size = max(1, DRAWS // objects)
+    for start in range(0, resamples, size):
+        here = slice(start, min(start + size, resamples))
+        drawn = rng.multinomial(objects, np.full(objects, 1 / objects), here.stop - start)
+        yield here, seeds_drawn[here], drawn.astype(np.float64)
+
+
+@lru_cache(4)  # of a report, which summarizes some hundred times by the same draws
+def _few_draws(seeds: int, objects: int, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    drawn = [rng.multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64) for n in (seeds, objects)]
+    return drawn[0], drawn[1]
 
 
 def compare(
@@ -60,6 +83,7 @@ def compare(
     gallery: int,
     resamples: int,
     seed: int,
+    gallery_labels: Int[np.ndarray, " g"] | None = None,
 ) -> dict[str, Any]:
     """One evaluation of a report: every row and every difference, summarized.
 
@@ -69,10 +93,11 @@ def compare(
 
     Args:
       rows: {row: {metric: values [seeds, images]}}: frozen, trained and, if any, untrained and re-ranked rows.
-      labels: the object of each image, [n].
+      labels: the object of each image that is a query, [n].
       gallery: how many images the gallery has.
       resamples: how many bootstrap samples.
       seed: of the bootstrap.
+      gallery_labels: the object of each image of the gallery, where not all of them are queries, which are in it.
 
     Returns:
       {"queries", "gallery", "without_relatives" (queries without relevant images), "tied": {row: queries, the mean over
@@ -85,11 +110,12 @@ def compare(
         if one not in rows or other not in rows:
             continue
         values[name] = {metric: values[one][metric] - values[other][metric] for metric in values[one]}
-    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    names, counts = np.unique(labels if gallery_labels is None else gallery_labels, return_counts=True)
+    alone = counts[np.searchsorted(names, labels)] == 1
     summary: dict[str, Any] = {
         "queries": len(labels),
         "gallery": gallery,
-        "without_relatives": int((counts[index] == 1).sum()),
+        "without_relatives": int(alone.sum()),
         TIED: tied,
     }
     for name, row in values.items():

@@ -3,7 +3,7 @@
 These are the distances of ``fgis.distances``, written for the host: NumPy sums every pair in the same order, whatever
 the shape of the block around it, which compiled reductions do not. Pairs come as ``a`` [..., d] and ``c`` [..., d] of
 prepared vectors; ``exact`` gives their key, a number that ranks as the distance does, and ``finish`` the distance of a
-key.
+key. ``exact`` may be given ``room`` [..., d] of pairs to write in: memory that is used again stays in the cache.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Measure(NamedTuple):
     """How one distance is searched."""
 
     prepare: Callable[[Vectors], Vectors]  # [n, d] -> [n, d]: vectors as they are compared
-    exact: Callable[[Pairs, Pairs], Keys]  # [..., d], [..., d] -> [...]
+    exact: Callable[..., Keys]  # [..., d], [..., d] -> [...]
     finish: Callable[[Keys], Keys]  # [...] -> [...]
     product: str = ""  # "squares": the key is ½‖a − c‖², "dot": it is −a·c, "": no product gives it
     zero_is_far: bool = False  # a zero vector has the key 1 with everything
@@ -47,28 +47,35 @@ def to_histogram(x: Vectors) -> Vectors:
     return x / np.where(total > 0, total, 1)
 
 
-def half_square(a: Pairs, c: Pairs) -> Keys:
+def half_square(a: Pairs, c: Pairs, room: Pairs | None = None) -> Keys:
     """½ Σ (a − c)²."""
-    difference = a - c
+    difference = np.subtract(a, c, out=room)
     return np.einsum("...d,...d->...", difference, difference) * np.float32(0.5)
 
 
-def half_square_of_directions(a: Pairs, c: Pairs) -> Keys:
+def half_square_of_directions(a: Pairs, c: Pairs, room: Pairs | None = None) -> Keys:
     """½ Σ (a − c)² of unit vectors, which is 1 − a·c; 1 where either is zero."""
-    return np.where(a.any(axis=-1) & c.any(axis=-1), half_square(a, c), np.float32(1))
+    keys = np.asarray(half_square(a, c, room))
+    # A zero c leaves ½‖a‖². Only where the key is about that, or a is about zero, the vectors are looked at again.
+    alone = np.einsum("...d,...d->...", a, a) * np.float32(0.5)
+    doubtful = (np.abs(keys - alone) <= 1e-3 * alone) | (alone == 0)
+    if doubtful.any():
+        one, other = (np.broadcast_to(x, (*keys.shape, x.shape[-1]))[doubtful] for x in (a, c))
+        keys[doubtful] = np.where(one.any(axis=-1) & other.any(axis=-1), keys[doubtful], 1)
+    return keys
 
 
-def negative_dot(a: Pairs, c: Pairs) -> Keys:
+def negative_dot(a: Pairs, c: Pairs, room: Pairs | None = None) -> Keys:
     """−Σ a c."""
     return -np.einsum("...d,...d->...", a, c)
 
 
-def absolute(a: Pairs, c: Pairs) -> Keys:
+def absolute(a: Pairs, c: Pairs, room: Pairs | None = None) -> Keys:
     """Σ |a − c|."""
     return np.abs(a - c).sum(axis=-1)
 
 
-def half_chi2(a: Pairs, c: Pairs) -> Keys:
+def half_chi2(a: Pairs, c: Pairs, room: Pairs | None = None) -> Keys:
     """½ Σ (a − c)² / (a + c); empty bins contribute 0."""
     total = a + c
     return ((a - c) ** 2 / np.where(total > 0, total, 1)).sum(axis=-1) * np.float32(0.5)

@@ -35,7 +35,7 @@ DIGITS = 18  # of the largest k, which has to fit into 64 bits
 
 
 def ns_score(relevance: Relevance, totals: Totals) -> PerQuery:
-    """Relevant images in the top 4, the query itself among them: 0 to 4.
+    """Relevant images in the top 4, the query itself among them: 0 to 4; NaN of a query without any other.
 
     Args:
       relevance: of the neighbours, the query included, [q, k].
@@ -114,7 +114,7 @@ def map_at_r(relevance: Relevance, totals: Totals) -> PerQuery:
     """
     within = np.arange(relevance.shape[1]) < totals[:, None]
     precisions = np.cumsum(relevance, axis=1) / np.arange(1, relevance.shape[1] + 1)
-    return _nan_without_relevant((precisions * (relevance & within)).sum(axis=1) / np.maximum(totals, 1), totals)
+    return _nan_without_relevant(_sum_of_row(precisions * (relevance & within)) / np.maximum(totals, 1), totals)
 
 
 def reciprocal_rank_at_k(relevance: Relevance, totals: Totals, *, k: Count) -> PerQuery:
@@ -188,7 +188,7 @@ def ndcg(grades: Int[np.ndarray, "q k"], graded: Int[np.ndarray, "q 2"], *, k: C
     """
     k = min(k, max(grades.shape[1], int(graded.sum(axis=1).max(initial=1))))  # nothing beyond has a gain
     discounts = 1 / np.log2(2 + np.arange(k))
-    gains = (2.0 ** grades[:, :k] - 1) @ discounts[: grades.shape[1]]
+    gains = np.einsum("qk,k->q", 2.0 ** grades[:, :k] - 1, discounts[: grades.shape[1]])
     upto = np.concatenate([[0], np.cumsum(discounts)])
     best, all_graded = np.minimum(graded[:, 0], k), np.minimum(graded.sum(axis=1), k)
     ideal = 3 * upto[best] + (upto[all_graded] - upto[best])
@@ -232,7 +232,12 @@ def tied_at_the_cut(tied: Any) -> PerQuery:
 
 def _mean_over_relevant(values: Float[np.ndarray, "q r"], totals: Totals) -> PerQuery:
     within = np.arange(values.shape[1]) < totals[:, None]
-    return _nan_without_relevant(np.where(within, values, 0).sum(axis=1) / np.maximum(totals, 1), totals)
+    return _nan_without_relevant(_sum_of_row(np.where(within, values, 0)) / np.maximum(totals, 1), totals)
+
+
+def _sum_of_row(values: Float[np.ndarray, "q r"]) -> PerQuery:
+    """Sums from left to right: zeros behind, where the list of another query is longer, do not change a bit."""
+    return np.cumsum(values, axis=1)[:, -1] if values.shape[1] else np.zeros(len(values))
 
 
 def _nan_without_relevant(values: np.ndarray, totals: Totals) -> PerQuery:

@@ -15,15 +15,29 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.retrieval.evaluate import count_alike
+from fgis.retrieval.measures import MEASURES
+from fgis.retrieval.prepare import Gallery, make_shard
 from fgis.retrieval.search import search
+from fgis.retrieval.stored import (
+    BLOCK_NUMBERS,
+    StoredGallery,
+    StoredVectors,
+    depth_groups,
+    gallery_parts,
+    search_in,
+    searchable,
+)
 
 Scores = Float[np.ndarray, "s q"]
 FALSE_ALARMS = (0.01, 0.1)  # shares of unknown queries that a threshold may accept
+FIRST = 16  # neighbours among which the nearest image of another object is looked for at first
+COPIED = 4  # images of an object, squared, for each image of a gallery, from which on a copy without them is searched
+EXACT = 1 << 23  # halves of whole numbers up to this are exact in float32
 WEIGHTS = 1 << 22  # of bootstrap draws at a time, 32 MiB: a few arrays of that size are in memory
 
 
 def nearest_known_and_unknown(
-    embeddings: Float[Array | np.ndarray, "n d"],
+    embeddings: Float[Array | np.ndarray, "n d"] | StoredVectors,
     labels: Int[np.ndarray, " n"],
     query_rows: Int[np.ndarray, " q"],
     gallery_rows: Int[np.ndarray, " g"],
@@ -50,17 +64,55 @@ def nearest_known_and_unknown(
     >>> nearest_known_and_unknown(points, labels, np.array([0, 2]), np.arange(3), "euclidean")
     (array([ 1., nan]), array([ True, False]), array([3., 2.]))
     """
-    embeddings = np.asarray(embeddings)
-    largest = int(np.unique(labels[gallery_rows], return_counts=True)[1].max(initial=0))
-    rows, distances, _ = search(
-        embeddings[query_rows], embeddings[gallery_rows], largest + 1, distance, query_rows, gallery_rows=gallery_rows
-    )
-    there = rows >= 0
-    alike = (labels[rows] == labels[query_rows][:, None]) & there
-    known, right = distances[:, 0].astype(np.float64), alike[:, 0]
-    unknown = np.where(there & ~alike, distances, np.inf).min(axis=1).astype(np.float64)
+    embeddings = embeddings if isinstance(embeddings, StoredVectors) else np.asarray(embeddings)
+    gallery = searchable(embeddings, gallery_rows, distance)
     relevant = count_alike(labels, query_rows, gallery_rows) - np.isin(query_rows, gallery_rows)
+    first = np.minimum(relevant + 1, FIRST)
+    known, unknown, right = np.full(len(query_rows), np.nan), np.full(len(query_rows), np.inf), relevant < 0
+    open_ended = relevant < 0
+    for places, depth in depth_groups(first, embeddings.shape[1]):
+        own_rows = query_rows[places]
+        rows, distances, _ = search_in(embeddings[own_rows], gallery, depth, own_rows)
+        there = rows >= 0
+        alike = (labels[rows] == labels[own_rows][:, None]) & there
+        known[places], right[places] = distances[:, 0], alike[:, 0]
+        unknown[places] = np.where(there & ~alike, distances, np.inf).min(axis=1)
+        open_ended[places] = alike.all(axis=1)
+    left = np.flatnonzero(open_ended)
+    step = max(1, 4 * BLOCK_NUMBERS // embeddings.shape[1])
+    for at in np.split(left, range(step, len(left), step)):
+        if len(at):
+            unknown[at] = _nearest_of_others(embeddings[query_rows[at]], gallery, labels, query_rows[at])
     return np.where(relevant > 0, known, np.nan), right, unknown
+
+
+def _nearest_of_others(
+    queries: Float[np.ndarray, "q d"], gallery: Gallery | StoredGallery, labels: Int[np.ndarray, " n"],
+    query_rows: Int[np.ndarray, " q"],
+) -> Float[np.ndarray, " q"]:  # fmt: skip
+    """The distance of each query to the nearest image of another object, which may be behind all of its own.
+
+    A list is as deep as there are images of the object. Where these are so many that its cost is that of a copy of the
+    gallery, the images of other objects are searched by themselves.
+    """
+    own, nearest = labels[query_rows], np.full(len(queries), np.inf)
+    for part in gallery_parts(gallery):
+        (shard,) = part.shards
+        alike = count_alike(labels, query_rows, shard.rows)
+        many = alike**2 > COPIED * len(shard.rows)
+        for label in np.unique(own[many]):
+            mine, others = np.flatnonzero(many & (own == label)), labels[shard.rows] != label
+            if others.any():
+                left = make_shard(shard.vectors[others], shard.rows[others], MEASURES[part.distance])
+                found = search(queries[mine], Gallery((left,), part.distance), 1).distances[:, 0]
+                nearest[mine] = np.minimum(nearest[mine], found)
+        few = np.flatnonzero(~many)
+        for places, depth in depth_groups(alike[few] + 1, queries.shape[1]):
+            mine = few[places]
+            rows, distances, _ = search(queries[mine], part, depth)
+            other = (rows >= 0) & (labels[rows] != own[mine, None])
+            nearest[mine] = np.minimum(nearest[mine], np.where(other, distances, np.inf).min(axis=1))
+    return nearest
 
 
 def choose_threshold(unknown: Float[np.ndarray, " q"], false_alarms: float) -> float:
@@ -100,11 +152,15 @@ def auroc(known: Float[np.ndarray, " q"], unknown: Float[np.ndarray, " u"], weig
     """
     known_weights, unknown_weights = weights or (np.ones(len(known)), np.ones(len(unknown)))
     order = np.argsort(unknown, kind="stable")
-    below = _sums_from_zero(unknown_weights[..., order])
+    below = _sums_from_zero(unknown_weights.take(order, axis=-1))
     nearer, as_near = (np.searchsorted(unknown[order], known, side) for side in ("left", "right"))
-    beaten = below[..., -1:] - 0.5 * (below[..., nearer] + below[..., as_near])
-    with np.errstate(invalid="ignore"):
-        return (known_weights * beaten).sum(-1) / (known_weights.sum(-1) * below[..., -1])
+    lost = below.take(nearer, axis=-1)
+    if not np.array_equal(nearer, as_near):
+        lost = (lost + below.take(as_near, axis=-1)) * lost.dtype.type(0.5)
+    every = below[..., -1].astype(np.float64)
+    alone = known_weights.sum(-1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # products of sums are large: in float64, where they are exact
+        return (alone * every - np.einsum("...q,...q->...", known_weights, lost, dtype=np.float64)) / (alone * every)
 
 
 def fpr_at_tpr(
@@ -128,19 +184,22 @@ def fpr_at_tpr(
     if not len(known):
         return np.full(known_weights.shape[:-1], np.nan)
     order = np.argsort(known, kind="stable")
-    reached = np.cumsum(known_weights[..., order], axis=-1)
-    least = np.argmax(reached >= tpr * reached[..., -1:] - 1e-9, axis=-1)
+    reached = np.cumsum(known_weights.take(order, axis=-1), axis=-1)
+    least = np.argmax(reached >= tpr * reached[..., -1:].astype(np.float64) - 1e-9, axis=-1)
     by_distance = np.argsort(unknown, kind="stable")
-    below = _sums_from_zero(unknown_weights[..., by_distance])
+    below = _sums_from_zero(unknown_weights.take(by_distance, axis=-1))
     place = np.searchsorted(unknown[by_distance], known[order][least], side="right")
     with np.errstate(invalid="ignore"):
-        accepted = np.take_along_axis(below, np.asarray(place)[..., None], axis=-1)[..., 0] / below[..., -1]
+        accepted = np.take_along_axis(below, np.asarray(place)[..., None], axis=-1)[..., 0].astype(np.float64)
+        accepted /= below[..., -1]
     return np.where(reached[..., -1] > 0, accepted, np.nan)  # a draw may hold no known query
 
 
 def _sums_from_zero(weights: Float[np.ndarray, "... u"]) -> Float[np.ndarray, "... u+1"]:
     """The sum of the first 0, 1, … u weights."""
-    return np.concatenate([np.zeros((*weights.shape[:-1], 1)), np.cumsum(weights, axis=-1)], axis=-1)
+    sums = np.zeros((*weights.shape[:-1], weights.shape[-1] + 1), weights.dtype)
+    np.cumsum(weights, axis=-1, out=sums[..., 1:])
+    return sums
 
 
 def open_set(
@@ -178,12 +237,14 @@ def open_set(
     }
     score = partial(_score_draws, known, right, unknown, {name: chosen[:, half] for name, chosen in limits.items()})
     size = max(1, WEIGHTS // len(index))
+    most = len(names) * int(np.bincount(index).max(initial=0))  # images that a draw may hold
+    kind = np.float32 if most < EXACT else np.float64
     draws = (
-        rng.multinomial(len(names), [1 / len(names)] * len(names), min(size, resamples - start)).astype(np.float64)
+        rng.multinomial(len(names), [1 / len(names)] * len(names), min(size, resamples - start)).astype(kind)
         for start in range(0, resamples, size)
     )
-    itself = np.ones((1, len(names)))
-    parts = [score(drawn[:, index]) for drawn in itertools.chain([itself], draws)]
+    itself = np.ones((1, len(names)), kind)
+    parts = [score(drawn.take(index, axis=1)) for drawn in itertools.chain([itself], draws)]
     return {name: _percentile_interval(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
@@ -195,15 +256,20 @@ def _score_draws(
     figures: dict[str, list[np.ndarray]] = {}
     for seed, (one_known, one_right, one_unknown) in enumerate(zip(known, right, unknown, strict=True)):
         valued, alone = ~np.isnan(one_known), ~np.isnan(one_unknown)
-        both = (weights[:, valued], weights[:, alone])
+        both = tuple(weights if one.all() else weights[:, one] for one in (valued, alone))
         figures.setdefault("auroc", []).append(auroc(one_known[valued], one_unknown[alone], both))
         figures.setdefault("fpr@95tpr", []).append(fpr_at_tpr(one_known[valued], one_unknown[alone], both))
         for name, limit in limits.items():
             with np.errstate(invalid="ignore"):
                 hit, alarm = (one_known <= limit[seed]) & one_right, one_unknown <= limit[seed]
-                figures.setdefault(f"dir@{name}far", []).append((both[0] @ hit[valued]) / both[0].sum(axis=1))
-                figures.setdefault(f"far@{name}", []).append((both[1] @ alarm[alone]) / both[1].sum(axis=1))
+                figures.setdefault(f"dir@{name}far", []).append(_share(both[0], hit[valued]))
+                figures.setdefault(f"far@{name}", []).append(_share(both[1], alarm[alone]))
     return {name: np.mean(values, axis=0) for name, values in figures.items()}
+
+
+def _share(weights: Float[np.ndarray, "b q"], marked: Bool[np.ndarray, " q"]) -> Float[np.ndarray, " b"]:
+    """The share of marked queries in every draw."""
+    return (weights @ marked.astype(weights.dtype)).astype(np.float64) / weights.sum(axis=1, dtype=np.float64)
 
 
 def _percentile_interval(values: Float[np.ndarray, " b"]) -> dict[str, float | list[float]]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from fgis.retrieval.measures import MEASURES, Measure, find_measure
 
-GROUP = 40  # the columns of a gallery on a device are filled up to a multiple of this
+GROUP = 64  # the columns of a gallery on a device are filled up to a multiple of this
 
 
 class Shard(NamedTuple):
@@ -59,7 +59,7 @@ def prepare_gallery(
     devices = [None] if devices is None else list(devices)[: len(vectors)]
     cuts = np.linspace(0, len(vectors), len(devices) + 1).astype(int)
     shards = (
-        _shard(vectors[start:stop], rows[start:stop], MEASURES[distance], device)
+        make_shard(vectors[start:stop], rows[start:stop], MEASURES[distance], device)
         for start, stop, device in zip(cuts, cuts[1:], devices, strict=False)
     )
     return Gallery(tuple(shards), distance)
@@ -96,18 +96,34 @@ def prepare_queries(
     return measure.prepare(embeddings)
 
 
-def _shard(vectors: np.ndarray, rows: np.ndarray, measure: Measure, device: jax.Device | None) -> Shard:
-    centred, centre, offsets = vectors, np.zeros(vectors.shape[1], np.float32), np.zeros(len(vectors), np.float32)
+def make_shard(
+    vectors: Float[np.ndarray, "g d"], rows: Int[np.ndarray, " g"], measure: Measure,
+    device: jax.Device | None = None, centre: Float[np.ndarray, " d"] | None = None, size: int = 0,
+) -> Shard:  # fmt: skip
+    """A part of a gallery, ready to be searched.
+
+    Args:
+      vectors: as the distance compares them, [g, d].
+      rows: their row ids.
+      measure: how the distance is searched.
+      device: where products are to run; the default device without it.
+      centre: what is subtracted from vectors that a product compares; their mean without it, and zero where a zero
+        vector has to stay one.
+      size: columns to fill up to; whole groups without it.
+    """
+    if centre is None:
+        moved = measure.product == "squares" and not (measure.zero_is_far and not vectors.any(axis=1).all())
+        centre = vectors.mean(axis=0) if moved else np.zeros(vectors.shape[1], np.float32)
+    missing = (size or len(rows) + -len(rows) % GROUP) - len(rows)
+    # One array of the size of the gallery, and no copy of it.
+    centred = np.empty((len(rows) + missing, vectors.shape[1]), np.float32)
+    offsets = np.zeros(len(centred), np.float32)
+    np.subtract(vectors, centre, out=centred[: len(rows)])
+    centred[len(rows) :], offsets[len(rows) :] = 0, np.inf
+    squares = np.einsum("nd,nd->n", centred[: len(rows)], centred[: len(rows)])
     if measure.product == "squares":
-        zero = ~vectors.any(axis=1)
-        if not (zero.any() and measure.zero_is_far):
-            centre = vectors.mean(axis=0)
-            centred = vectors - centre
-        offsets = 0.5 * np.einsum("nd,nd->n", centred, centred)
+        offsets[: len(rows)] = 0.5 * squares
         if measure.zero_is_far:
-            offsets[zero] = 0.5  # as far as a unit vector at a right angle
-    largest = float(np.sqrt(np.einsum("nd,nd->n", centred, centred).max()))
-    missing = -len(rows) % GROUP
-    filled = np.pad(centred, ((0, missing), (0, 0))), np.pad(offsets, (0, missing), constant_values=np.inf)
-    centred, offsets = jax.device_put(filled, device)
-    return Shard(vectors, rows, centre, centred, offsets, largest)
+            offsets[: len(rows)][~vectors.any(axis=1)] = 0.5  # as far as a unit vector at a right angle
+    centred, offsets = jax.device_put((centred, offsets), device)
+    return Shard(vectors, rows, centre, centred, offsets, float(np.sqrt(squares.max())))

@@ -5,17 +5,21 @@ for r members a query, and O(SCORES) memory. Equal vectors score equally and are
 differ by less than the rounding of a product (about √d · 1e-7 of the norms) may change places.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fgis.retrieval import search
+from fgis.retrieval.best_scores import raw_scores
+from fgis.retrieval.dealing import dealt
 from fgis.retrieval.measures import MEASURES
 
+SORTED = 128  # members of a query from which on one sort costs less than a pass over the row for each
 ABSENT_RANK = np.iinfo(np.int64).max - 1  # what stands for the rank of an image that is not there: behind everything
 
 
@@ -49,53 +53,108 @@ def count_ranks(
         gallery = search.prepare_gallery(gallery, distance)
     if len(gallery.shards) > 1:
         raise ValueError(f"gallery: {len(gallery.shards)} shards found; prepare it for one device")
-    (shard,) = gallery.shards
     vectors = search.prepare_queries(queries, gallery.distance)
     search.require_fitting(vectors, gallery)
-    on_host = jax.default_backend() == "cpu"  # there NumPy compares three times as fast as compiled code
     excluded = np.full(len(members), -1) if excluded is None else excluded
-    ranks = np.empty(members.shape, np.int64)
+    blocks = list(search.query_blocks(len(vectors), len(gallery.shards[0].centred)))
+    return np.concatenate(dealt(_count_share, gallery, blocks, vectors, members, excluded))
+
+
+def _count_share(gallery: search.Gallery, vectors: np.ndarray, members: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """The ranks of the members of some queries, block by block."""
+    (shard,) = gallery.shards
+    on_host = jax.default_backend() == "cpu"  # there NumPy compares three times as fast as compiled code
+    ranks, offsets = np.empty(members.shape, np.int64), np.asarray(shard.offsets)
     waiting: list[tuple[slice, Any]] = []
     for block in [*search.query_blocks(len(vectors), len(shard.centred)), None]:
         if block is not None:
-            scores = _score_block(vectors[block], shard, gallery.distance, block.stop - block.start)
+            scores = score_block(vectors[block], shard, gallery.distance, block.stop - block.start, on_host)
             waiting.append((block, scores if on_host else _count_on_device(scores, members[block], excluded[block])))
         if block is None or len(waiting) > 1:  # one block is scored while the one before is counted
             done, counted = waiting.pop(0)
             here = members[done]
             counted = np.asarray(counted)[: len(here)]
-            ranks[done] = _count_on_host(counted, here, excluded[done]) if on_host else counted
+            ranks[done] = _count_on_host(counted, offsets, here, excluded[done]) if on_host else counted
+    flat = ~vectors.any(axis=1) & MEASURES[gallery.distance].zero_is_far  # everything is equally far
+    before = (excluded[flat, None] >= 0) & (excluded[flat, None] < members[flat])
+    ranks[flat] = np.where(members[flat] >= 0, members[flat] - before, -1)
     return ranks
 
 
-def _score_block(queries: np.ndarray, shard: search.Shard, distance: str, size: int) -> Array:
-    """Scores [size, g'] of a block of queries, which is filled up to ``size``: the higher, the nearer."""
+def score_block(queries: np.ndarray, shard: search.Shard, distance: str, size: int, raw: bool) -> Array:
+    """Scores [size, g'] of a block of prepared queries, which is filled up to ``size``: the higher, the nearer.
+
+    ``raw`` ones lack the offsets: a host takes them off while it reads the scores, which saves a pass over memory.
+    """
     filled = np.zeros((size, queries.shape[1]), np.float32)
     filled[: len(queries)] = queries - shard.centre
-    # Everything is equally far from a zero vector.
-    flat = np.logical_and(~queries.any(axis=1), MEASURES[distance].zero_is_far)
-    return _compiled_scores(filled, np.pad(flat, (0, size - len(queries))), shard.centred, shard.offsets, distance)
+    return _compiled_scores(filled, shard.centred, shard.offsets, distance, raw)
 
 
-@partial(jax.jit, static_argnums=4)
-def _compiled_scores(queries: Array, flat: Array, vectors: Array, offsets: Array, distance: str) -> Array:
-    return jnp.where(flat[:, None], 0, search.raw_scores(queries, vectors, distance) - offsets)
+@partial(jax.jit, static_argnums=(3, 4))
+def _compiled_scores(queries: Array, vectors: Array, offsets: Array, distance: str, raw: bool) -> Array:
+    scores = raw_scores(queries, vectors, distance)
+    return scores if raw else scores - offsets
 
 
-def _count_on_host(scores: np.ndarray, members: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """Ranks in one block of scores [b, g]; row by row, since a row and its comparisons stay in the cache."""
+def _count_on_host(scores: np.ndarray, offsets: np.ndarray, members: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """Ranks in one block of raw scores [b, g]; row by row, since a row and its comparisons stay in the cache.
+
+    What ties with a member is nearer before its place and not behind it, so that one pass over a row counts all.
+    """
+    take = lambda places: np.take_along_axis(scores, np.maximum(places, 0), axis=1) - offsets[np.maximum(places, 0)]
+    own, unseen = take(members), np.where(excluded[:, None] >= 0, take(excluded[:, None]), -np.inf)
+    counts_itself = (unseen > own) | ((unseen == own) & (excluded[:, None] < members))
+    row, flags = np.empty(scores.shape[1], np.float32), np.empty(scores.shape[1], bool)
     ranks = np.full(members.shape, -1)
-    for q, row in enumerate(scores):
-        unseen = row[excluded[q]] if excluded[q] >= 0 else -np.inf
-        for i, place in enumerate(members[q]):
-            if place < 0:
-                continue
-            score = row[place]
-            nearer, as_near = np.count_nonzero(row > score), np.count_nonzero(row >= score)
-            if as_near > nearer + 1:
-                nearer += np.count_nonzero(row[:place] == score) - (unseen == score and excluded[q] < place)
-            ranks[q, i] = nearer - (unseen > score)
+    for q, (places, limits) in enumerate(zip(members, own, strict=True)):
+        np.subtract(scores[q], offsets, out=row)
+        many = len(places) > SORTED
+        ranks[q] = _rank_all(row)[places] if many else nearer_in_row(row, flags, places.tolist(), limits.tolist())
+    return np.where(members >= 0, ranks - counts_itself, -1)
+
+
+def _rank_all(row: Float[np.ndarray, " g"]) -> Int[np.ndarray, " g"]:
+    """The rank of every entry of a row of scores."""
+    lowest = -row
+    order = np.argsort(lowest)  # several times as fast as a stable sort, which only ties need
+    ascending = lowest[order]
+    if ((ascending[1:] == ascending[:-1]) & np.isfinite(ascending[1:])).any():
+        order = np.argsort(lowest, kind="stable")
+    ranks = np.empty(len(row), np.int64)
+    ranks[order] = np.arange(len(row))
     return ranks
+
+
+def nearer_in_row(
+    row: Float[np.ndarray, " g"], flags: Bool[np.ndarray, " g"], places: Sequence[int], limits: Sequence[float]
+) -> Int[np.ndarray, " r"]:
+    """How many of a row of scores are above each limit, or as high and before its place.
+
+    Args:
+      row: scores, the higher, the nearer; none is NaN.
+      flags: as many places of memory to compute in.
+      places: of the members, from 0 to g; below 0 where there is none.
+      limits: the score of each member.
+
+    Returns:
+      Counts, 0 where there is no member.
+    """
+    counts = np.zeros(len(places), np.int64)
+    if len(places) > SORTED:
+        at, wanted, ascending = np.asarray(places), np.asarray(limits, row.dtype), np.sort(row)
+        counts = len(row) - np.searchsorted(ascending, wanted, "right")
+        as_near = len(row) - np.searchsorted(ascending, wanted, "left") - counts
+        # Mostly a member ties with itself alone.
+        for one in np.flatnonzero((as_near > (at < len(row))) & (at > 0)).tolist():
+            counts[one] += np.count_nonzero(row[: places[one]] == wanted[one])
+        return np.where(at >= 0, counts, 0)
+    for i, (place, limit) in enumerate(zip(places, limits, strict=True)):
+        if place >= 0:
+            np.greater_equal(row[:place], limit, out=flags[:place])
+            np.greater(row[place:], limit, out=flags[place:])
+            counts[i] = np.count_nonzero(flags)
+    return counts
 
 
 def _count_on_device(scores: Array, members: np.ndarray, excluded: np.ndarray) -> Array:

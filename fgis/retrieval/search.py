@@ -8,23 +8,22 @@ result is therefore the same, bit for bit, for any block size and any number of 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fgis.base import Neighbours
-from fgis.distances import pairwise_distances
+from fgis.retrieval.best_scores import Pending, begin_selection, end_selection
+from fgis.retrieval.dealing import dealt
 from fgis.retrieval.measures import MEASURES, Measure
-from fgis.retrieval.prepare import GROUP, Gallery, Shard, prepare_gallery, prepare_queries
+from fgis.retrieval.prepare import Gallery, Shard, prepare_gallery, prepare_queries
 
 SCORES = 1 << 25  # scores at a time, 128 MiB: what a block of queries may take on the device
 BLOCKS = (1, 8, 64, 256, 512)  # queries at a time; few sizes, since each of them is a compilation
-PAIRS = 1 << 20  # numbers at a time where pairs are compared, 4 MiB: they stay in the cache
+PAIRS = 1 << 16  # numbers at a time where pairs are compared, 256 KiB: they stay in the cache
 MARGIN = 6  # candidates beyond k: with more of them fewer queries are searched again
+SURELY = 3  # times the rounding of a score, behind which no column can be nearer than one in front: 2 and a little
 WIDER = 8  # times as many candidates for a query that is searched again
 
 
@@ -34,6 +33,13 @@ class Part(NamedTuple):
     rows: Int[np.ndarray, "q m"]
     distances: Float[np.ndarray, "q m"]
     cut: Float[np.ndarray, " q"]
+
+
+class Begun(NamedTuple):
+    """A block of queries that the device selects for."""
+
+    selection: Pending
+    squares: Float[np.ndarray, " q"]  # of the queries, from the centre of the shard
 
 
 def search(
@@ -72,7 +78,17 @@ def search(
     """
     if not isinstance(gallery, Gallery):
         gallery = prepare_gallery(gallery, distance, gallery_rows)
-    return _to_neighbours(_search_shards(prepare_queries(queries, gallery.distance), gallery, k, query_rows), k)
+    vectors = prepare_queries(queries, gallery.distance)
+    require_fitting(vectors, gallery, query_rows)
+    blocks = list(query_blocks(len(vectors), len(gallery.shards[0].rows)))
+    search_share = lambda gallery, vectors, rows: _to_neighbours(_search_shards(vectors, gallery, k, rows), k)
+    return _join_shares(dealt(search_share, gallery, blocks, vectors, query_rows))
+
+
+def _join_shares(shares: Sequence[Neighbours]) -> Neighbours:
+    return (
+        shares[0] if len(shares) == 1 else Neighbours(*(np.concatenate(parts) for parts in zip(*shares, strict=True)))
+    )
 
 
 def search_stream(
@@ -188,79 +204,74 @@ def query_blocks(count: int, gallery_size: int) -> Iterator[slice]:
         yield slice(start, start + min(block for block in BLOCKS if block >= min(count - start, size)))
 
 
-def _dispatch(queries: np.ndarray, shard: Shard, depth: int, distance: str, size: int) -> tuple[Array, Array] | None:
+def _dispatch(queries: np.ndarray, shard: Shard, depth: int, distance: str, size: int) -> Begun | None:
     """Start the selection of one block, filled up to ``size``; None where the whole shard is selected."""
     if depth == len(shard.rows):
         return None
-    filled = np.zeros((size, queries.shape[1]), np.float32)
-    filled[: len(queries)] = queries - shard.centre
-    return _select(filled, shard.centred, shard.offsets, depth, distance)
-
-
-@partial(jax.jit, static_argnums=(3, 4))
-def _select(queries: Array, vectors: Array, offsets: Array, depth: int, distance: str) -> tuple[Array, Array]:
-    """Scores and places of the ``depth`` best: with many columns, the best of each group and then the best groups.
-
-    The best ``depth`` entries lie in the ``depth`` groups with the best maxima, and a maximum costs no more than
-    writing the product down, while ``top_k`` over all columns costs as much as the product.
-    """
-    scores, groups = raw_scores(queries, vectors, distance), len(vectors) // GROUP
-    if groups < 4 * depth:
-        best, places = jax.lax.top_k(scores - offsets, depth)  # of float32, the one type that it is fast on with a CPU
-        return best, places
-    # The offsets are taken off twice, since that is free inside the maximum and a pass over memory before it.
-    maxima = (scores.reshape(len(queries), GROUP, groups) - offsets.reshape(GROUP, groups)).max(axis=1)
-    _, chosen = jax.lax.top_k(maxima, depth)
-    members = (jnp.arange(GROUP) * groups + chosen[:, :, None]).reshape(len(queries), -1)
-    best, places = jax.lax.top_k(jnp.take_along_axis(scores, members, axis=1) - offsets[members], depth)
-    return best, jnp.take_along_axis(members, places, axis=1)
-
-
-def raw_scores(queries: Array, vectors: Array, distance: str) -> Array:
-    """Scores [q, g]: the higher a score less the offset of its column, the nearer; to be traced."""
-    if MEASURES[distance].product:
-        return jnp.einsum("qd,gd->qg", queries, vectors, precision="highest")
-    return -pairwise_distances(queries, vectors, distance)
+    shifted = queries - shard.centre
+    squares = np.einsum("nd,nd->n", shifted, shifted)
+    filled = np.pad(shifted, ((0, size - len(queries)), (0, 0))) if size > len(queries) else shifted
+    return Begun(begin_selection(filled, shard.centred, shard.offsets, depth, distance), squares)
 
 
 def _decide(
     part: Part, block: slice, queries: np.ndarray, own: np.ndarray, shard: Shard, measure: Measure,
-    selected: tuple[Array, Array] | None,
+    begun: Begun | None,
 ) -> None:  # fmt: skip
     """Fill a block of ``part``: exact distances of what was selected, in order, and the bound on all others."""
-    if selected is None:
+    if begun is None:
         places = np.broadcast_to(np.arange(len(shard.rows)), (len(queries), len(shard.rows)))
     else:
-        scores, places = (np.asarray(x)[: len(queries)] for x in selected)
-        part.cut[block] = _bound(queries, scores[:, -1], shard, measure)
+        slack = _slack(begun.squares, queries.shape[1], shard, measure)
+        # What comes next tells ties. Scores of products bound those of all columns alike; other scores do not.
+        wanted = part.rows.shape[1] - MARGIN + 1 if measure.product else begun.selection.depth
+        least, places = end_selection(begun.selection, shard.offsets, wanted, SURELY * slack)
+        bound = _bound(begun.squares, least, slack, measure)
+        part.cut[block] = np.where(queries.any(axis=1), bound, -np.inf) if measure.zero_is_far else bound
+    distances = measure.finish(_exact_keys(queries, shard.vectors, places, measure))
+    rows = shard.rows.take(places)
+    if own.max(initial=-1) >= 0:
+        excluded = places == own[:, None]
+        distances, rows = np.where(excluded, np.inf, distances), np.where(excluded, -1, rows)
+    order = np.lexsort((rows, distances))[:, : part.rows.shape[1]]
+    width = order.shape[1]
+    part.rows[block, :width], part.distances[block, :width] = (
+        np.take_along_axis(x, order, axis=1) for x in (rows, distances)
+    )
+
+
+def _exact_keys(queries: np.ndarray, vectors: np.ndarray, places: np.ndarray, measure: Measure) -> np.ndarray:
+    """The keys [q, m] of the pairs of each query with the vectors at its places."""
     keys = np.empty(places.shape, np.float32)
     step = max(1, PAIRS // (places.shape[1] * queries.shape[1]))
+    taken, room = (np.empty((min(step, len(queries)), places.shape[1], queries.shape[1]), np.float32) for _ in "ab")
     for start in range(0, len(queries), step):
-        here = slice(start, start + step)
-        keys[here] = measure.exact(queries[here, None], shard.vectors[places[here]])
-    excluded = places == own[:, None]
-    distances = np.where(excluded, np.inf, measure.finish(keys))
-    rows = np.where(excluded, -1, shard.rows[places])
-    order = np.lexsort((rows, distances))[:, : part.rows.shape[1]]
-    part.rows[block], part.distances[block] = (np.take_along_axis(x, order, axis=1) for x in (rows, distances))
+        here = slice(start, min(start + step, len(queries)))
+        count = here.stop - start
+        vectors.take(places[here], axis=0, out=taken[:count], mode="clip")
+        keys[here] = measure.exact(queries[here, None], taken[:count], room[:count])
+    return keys
 
 
-def _bound(queries: np.ndarray, least: np.ndarray, shard: Shard, measure: Measure) -> Float[np.ndarray, " q"]:
-    """The distance that nothing can be below which scored no better than ``least``, whatever its score was rounded by.
+def _slack(squares: np.ndarray, dimensions: int, shard: Shard, measure: Measure) -> Float[np.ndarray, " q"]:
+    """What a score is rounded by at most, of distances that a product gives; in shares of the score, of others.
 
     A sum of d rounded products is off by at most 8 √d u ‖a‖ ‖b‖, u = ε/2, but for a probability of 3e-14 (Higham and
     Mary 2019, theorem 2.4, λ = 8); the certain bound, d u ‖a‖ ‖b‖, would have many more queries searched again.
     """
-    shifted = queries - shard.centre
-    squares = np.einsum("nd,nd->n", shifted, shifted)
-    relative = 4 * np.sqrt(queries.shape[1]) * np.finfo(np.float32).eps
+    relative = 4 * np.sqrt(dimensions) * np.finfo(np.float32).eps
     if not measure.product:
-        return measure.finish(-least * np.float32(1 - relative))
-    slack = relative * (np.sqrt(squares) + shard.largest) ** 2
+        return np.full(len(squares), relative, np.float32)
+    return relative * (np.sqrt(squares) + shard.largest) ** 2
+
+
+def _bound(squares: np.ndarray, least: np.ndarray, slack: np.ndarray, measure: Measure) -> Float[np.ndarray, " q"]:
+    """The distance that nothing can be below which scored no better than ``least``, however that was rounded."""
+    if not measure.product:
+        return measure.finish(-least * (1 - slack))
     if measure.product == "dot":
         return measure.finish((-least - slack).astype(np.float32))
-    bound = measure.finish(np.maximum(0.5 * squares - least - slack, 0).astype(np.float32))
-    return np.where(queries.any(axis=1), bound, -np.inf) if measure.zero_is_far else bound
+    return measure.finish(np.maximum(0.5 * squares - least - slack, 0).astype(np.float32))
 
 
 def _merge_parts(parts: Sequence[Part], depth: int) -> Part:

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.errors import UserError
-from fgis.retrieval.measures import MEASURES
-from fgis.retrieval.search import prepare_queries, search
+from fgis.retrieval.measures import find_measure
+from fgis.retrieval.prepare import prepare_queries
+from fgis.retrieval.stored import StoredVectors, search_in, searchable
 
 HEADER = ["query", "positive", "negative"]
 SCORE_DEPTH = 30  # K of score_at_k, as published
@@ -90,7 +91,7 @@ def _reason_against(ids: Sequence[str], place: Mapping[str, int]) -> str:
 
 
 def evaluate_triplets(
-    embeddings: Float[Array | np.ndarray, "n d"],
+    embeddings: Float[Array | np.ndarray, "n d"] | StoredVectors,
     triplets: Int[np.ndarray, "t 3"],
     distance: str = "cosine",
     k: int = SCORE_DEPTH,
@@ -117,12 +118,14 @@ def evaluate_triplets(
     >>> evaluate_triplets(points, np.array([[0, 1, 2], [2, 0, 1]]), "euclidean").correct
     array([ True, False])
     """
-    vectors, measure = prepare_queries(embeddings, distance, "embeddings"), MEASURES[distance]
+    embeddings = embeddings if isinstance(embeddings, StoredVectors) else np.asarray(embeddings)
+    listed, place = np.unique(triplets, return_inverse=True)
+    vectors, measure = prepare_queries(embeddings[listed], distance, "embeddings"), find_measure(distance)
     queries, index = np.unique(triplets[:, 0], return_inverse=True)
-    embeddings = np.asarray(embeddings)
+    gallery = searchable(embeddings, np.arange(len(embeddings)), distance)
     k = min(k, max(1, len(embeddings)))
-    nearest = search(embeddings[queries], embeddings, k, distance, query_rows=queries).rows[index]
+    nearest = search_in(embeddings[queries], gallery, k, queries).rows[index]
     counted = ((nearest == triplets[:, 1:2]) | (nearest == triplets[:, 2:3])).any(axis=1)
-    query, positive, negative = (vectors[triplets[:, i]] for i in range(3))
+    query, positive, negative = (vectors[place.reshape(-1, 3)[:, i]] for i in range(3))
     correct = measure.finish(measure.exact(query, positive)) < measure.finish(measure.exact(query, negative))
     return TripletScores(correct, counted, int(correct[counted].sum()) - int((~correct[counted]).sum()))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from fgis.retrieval import intervals
 from fgis.retrieval.intervals import compare, summarize
 
 
@@ -24,6 +25,16 @@ def test_summary_leaves_out_what_was_no_query():
     assert summarize(values, np.array([0, 0, 1, 1]))["mean"] == 0.75
     nothing = summarize(np.full((1, 3), np.nan), np.arange(3))
     assert np.isnan([nothing["mean"], *nothing["ci95"]]).all()
+
+
+def test_samples_are_the_same_in_blocks_of_any_size(monkeypatch):
+    values, objects = np.random.default_rng(0).random((3, 40)), np.arange(40) // 4
+    whole = summarize(values, objects, 50)
+    monkeypatch.setattr(intervals, "DRAWS", 7 * 10)  # blocks of 7 samples of 10 objects
+    found = summarize(values, objects, 50)
+    assert found["mean"] == whole["mean"]
+    assert found["ci95"] == pytest.approx(whole["ci95"], rel=1e-12)
+    assert summarize(values, objects, 50, seed=1)["ci95"] != whole["ci95"]
 
 
 def test_differences_are_paired():

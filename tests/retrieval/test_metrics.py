@@ -189,3 +189,15 @@ def test_metrics_agree_with_their_definitions_whatever_the_order_of_the_gallery(
     order = rng.permutation(12)
     for name, values in score(labels[order], own, coarse, distances[:, order]).items():
         np.testing.assert_array_equal(values, found[name], err_msg=name)
+
+
+def test_longer_lists_of_other_queries_change_no_bit():
+    rng = np.random.default_rng(0)
+    relevance, totals = rng.random((40, 300)) < 0.3, rng.integers(1, 300, 40)
+    ranks = np.sort(rng.permuted(np.tile(np.arange(900), (40, 1)), axis=1)[:, :300], axis=1)
+    beyond = ((0, 0), (0, 777))
+    wider = np.pad(relevance, beyond, constant_values=True)
+    np.testing.assert_array_equal(metrics.map_at_r(relevance, totals), metrics.map_at_r(wider, totals))
+    behind = np.pad(ranks, beyond, constant_values=10**6)
+    for metric in (metrics.average_precision, metrics.average_precision_trapezoid):
+        np.testing.assert_array_equal(metric(ranks, totals), metric(behind, totals))

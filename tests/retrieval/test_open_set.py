@@ -97,3 +97,13 @@ def test_two_thousand_draws_of_a_thousand_queries_agree_with_drawing_one_by_one(
         drawn = np.concatenate([np.flatnonzero(objects == o) for o in rng.integers(0, 50, 50)])
         slow.append(auroc(known[0, drawn], unknown[0, drawn]))
     np.testing.assert_allclose(found["ci95"], np.percentile(slow, [2.5, 97.5]), atol=0.02)
+
+
+def test_weights_in_float32_give_the_same_bits(monkeypatch):
+    """Sums of whole numbers are exact in both kinds, and shares are divided in float64."""
+    rng = np.random.default_rng(0)
+    known, unknown = rng.integers(0, 30, (2, 60)) / 10, rng.integers(5, 40, (2, 60)) / 10  # with ties
+    known[0, 3] = np.nan
+    found = open_set(known, known < 1.5, unknown, np.arange(60) // 4, resamples=40)
+    monkeypatch.setattr("fgis.retrieval.open_set.EXACT", 0)
+    assert open_set(known, known < 1.5, unknown, np.arange(60) // 4, resamples=40) == found
