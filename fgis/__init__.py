@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from fgis.retrieval import metrics as metrics
     from fgis.retrieval import rerank as rerank
     from fgis.retrieval.evaluate import evaluate as evaluate
-    from fgis.retrieval.evaluate import object_folds as object_folds
-    from fgis.retrieval.evaluate import photo_folds as photo_folds
     from fgis.retrieval.evaluate import protocol as protocol
+    from fgis.retrieval.folds import object_folds as object_folds
+    from fgis.retrieval.folds import photo_folds as photo_folds
     from fgis.retrieval.search import prepare_gallery as prepare_gallery
     from fgis.retrieval.search import search as search
 
@@ -67,11 +67,11 @@ PUBLIC = {
     "make_train_step": ("fgis.learning.step", "make_train_step"),
     "metrics": ("fgis.retrieval.metrics", ""),
     "miners": ("fgis.learning.miners", ""),
-    "object_folds": ("fgis.retrieval.evaluate", "object_folds"),
+    "object_folds": ("fgis.retrieval.folds", "object_folds"),
     "objectives": ("fgis.learning.objectives", ""),
     "pair_losses": ("fgis.learning.pair_losses", ""),
     "pairwise_distances": ("fgis.distances", "pairwise_distances"),
-    "photo_folds": ("fgis.retrieval.evaluate", "photo_folds"),
+    "photo_folds": ("fgis.retrieval.folds", "photo_folds"),
     "prepare": ("fgis.learning.heads", "prepare"),
     "prepare_gallery": ("fgis.retrieval.search", "prepare_gallery"),
     "protocol": ("fgis.retrieval.evaluate", "protocol"),

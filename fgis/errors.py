@@ -1,7 +1,12 @@
 """The one exception that becomes a line on the terminal, and how a line gets the name of its key."""
 
+import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+LONGEST_REASON = 120  # characters of another library's words in a line
 
 
 class UserError(ValueError):
@@ -30,3 +35,20 @@ def naming(prefix: str) -> Iterator[None]:
         if isinstance(error, UserError) and prefix.endswith("."):
             raise
         raise UserError(f"{prefix}{error}") from error
+
+
+def warn(line: str) -> None:
+    """Prints a line on standard error: what a command does otherwise than usual, and goes on."""
+    print(f"fgis: {line}", file=sys.stderr, flush=True)
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason of an error of the file system or a library, in a few words of one line.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "a.h5")), reason_of(KeyError())
+    ('No such file or directory', 'KeyError')
+    """
+    number = re.search(r"os_error_code='(\d+)'", str(error))  # in the last words of a long message of TensorStore
+    found = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
+    words = " ".join(found.split()) or type(error).__name__
+    return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON].rstrip()} ..."

@@ -4,9 +4,11 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from fgis.errors import UserError, reason_of
 
 
 @contextmanager
@@ -27,8 +29,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a write says no name: the disk is full
+            error.filename = str(target)
         raise
 
 
@@ -52,8 +57,35 @@ def read_json(path: str | Path) -> Any | None:
     """The content of a JSON file; None where it is missing or no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_object(path: str | Path) -> dict[str, Any] | None:
+    """The object in a JSON file that a run cannot do without; None where there is no such file.
+
+    Raises:
+      UserError: the file cannot be read, or holds anything else.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); look at its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({reason_of(error)}); restore a copy, or remove it") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds {type(found).__name__} and no object; restore a copy, or remove it")
+    return found
+
+
+def can_write(folder: str | Path) -> bool:
+    """Whether files may be made in ``folder``, or where there is none yet, in the nearest folder above it."""
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def json_types(value: Any) -> Any:

@@ -3,7 +3,8 @@
 A mode's own flags are the fields of its ``Options``: ``name: Annotated[type, "help"] = default``. Its ``WORKDIR`` says
 whether it needs a work directory, takes one or has no use for it, and ``READS_SAVED_CONFIG`` whether the configuration
 of the run in that directory will do. A mode with a flag ``--gallery`` has a ``CONFIG``: the shipped configuration that
-it takes where neither a gallery nor a run says how images are described.
+it takes where neither a gallery nor a run says how images are described. One with ``SEVERAL_PROCESSES`` has the flags
+of ``HostFlags`` as well.
 """
 
 import re
@@ -15,6 +16,7 @@ from absl import flags
 
 from fgis import files
 from fgis.commands import COMMANDS
+from fgis.commands.host_flags import HostFlags, check_hosts
 from fgis.errors import UserError
 from fgis.ranges import nearest
 
@@ -37,6 +39,7 @@ class Call(NamedTuple):
     config: Any  # a locked ConfigDict
     workdir: Path | None  # None where a mode does without one and none was named
     options: Any  # the ``Options`` of the mode
+    hosts: HostFlags = HostFlags()
 
 
 def parse(arguments: Sequence[str]) -> Call | None:
@@ -61,6 +64,8 @@ def parse(arguments: Sequence[str]) -> Call | None:
         if values[name].present and mode not in modes:
             others = " and ".join(f"--mode={other}" for other in modes)
             raise UserError(f"--{name}: --mode={mode} does not read it, {others} does; leave one out")
+    given, others = (_read(group, values) for group in (COMMANDS[mode].Options, HostFlags))
+    check_hosts(others)
     named, workdir = values["config"].value, values["workdir"].value
     if workdir and COMMANDS[mode].WORKDIR == "unused":
         raise UserError(f"--workdir: --mode={mode} does not read it; leave it out")
@@ -71,9 +76,7 @@ def parse(arguments: Sequence[str]) -> Call | None:
         workdir = default_workdir(str(named), changed)
         if COMMANDS[mode].READS_SAVED_CONFIG and not Path(workdir).exists():
             workdir = _trained_workdir(str(named), changed)
-    options = COMMANDS[mode].Options
-    given = options(**{name: values[name].value for name in options._fields})
-    return Call(mode, config, Path(workdir).expanduser() if workdir else None, given)
+    return Call(mode, config, Path(workdir).expanduser() if workdir else None, given, others)
 
 
 def help_text() -> str:
@@ -134,10 +137,11 @@ def _trained_workdir(config: str, changed: Mapping[str, Any]) -> str:
 def _options(command: Any) -> dict[str, tuple[type, str, Any]]:
     """{name: (type, help, default)} of the flags that a command reads besides the common ones."""
     found = {}
-    for name, hint in get_type_hints(command.Options, include_extras=True).items():
-        kind, words = get_args(hint)
-        real = next((one for one in get_args(kind) if one is not type(None)), kind)
-        found[name] = (real, words, command.Options._field_defaults[name])
+    for group in [command.Options, *([HostFlags] if getattr(command, "SEVERAL_PROCESSES", False) else [])]:
+        for name, hint in get_type_hints(group, include_extras=True).items():
+            kind, words = get_args(hint)
+            real = next((one for one in get_args(kind) if one is not type(None)), kind)
+            found[name] = (real, words, group._field_defaults[name])
     return found
 
 
@@ -150,6 +154,11 @@ def _define_options(values: flags.FlagValues) -> dict[str, list[str]]:
                 DEFINE[kind](name, default, words, flag_values=values)
             owners.setdefault(name, []).append(mode)
     return owners
+
+
+def _read(group: Any, values: flags.FlagValues) -> Any:
+    """A group of flags with the values that were given."""
+    return group(**{name: values[name].value for name in group._fields})
 
 
 def _parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
@@ -173,8 +182,8 @@ def _load(argument: str | None, workdir: Path | None, mode: str, gallery: str) -
     if gallery and workdir is None:
         return config_file.load_config(COMMANDS[mode].CONFIG)
     if workdir is not None and COMMANDS[mode].READS_SAVED_CONFIG:
-        saved = files.read_json(workdir / "config.json")
-        if not isinstance(saved, dict):
+        saved = files.read_object(workdir / "config.json") or _config_of_checkpoint(workdir)
+        if saved is None:
             raise UserError(f"--workdir={workdir}: holds no config.json of a run; name the experiment by --config")
         return differences.from_plain(saved).lock()
     if "gallery" in COMMANDS[mode].Options._fields:
@@ -182,6 +191,16 @@ def _load(argument: str | None, workdir: Path | None, mode: str, gallery: str) -
             "--gallery: missing; name the folder of a gallery (or, for images of an experiment, a --config)"
         )
     raise UserError("--config: missing; name an experiment, such as --config=configs/ukbench.py")
+
+
+def _config_of_checkpoint(workdir: Path) -> Mapping[str, Any] | None:
+    """The configuration in the checkpoints of a run whose ``config.json`` is lost; None where there are none."""
+    if not (workdir / "checkpoints").is_dir():
+        return None
+    from fgis.learning import checkpoint
+
+    kept = checkpoint.read_saved(workdir)
+    return kept.config if kept else None
 
 
 def _check_key(config: Any, key: str, word: str) -> None:

@@ -84,7 +84,7 @@ def _run_source(config: Any, workdir: Path | None, options: Options) -> Source:
         find_label=lambda row: (int(opened.rows.labels[row]), opened.label_name(row)),
         embed=lambda rows: _embed_by_run(opened, rows),
         find_picture=find_picture if features.images else None,
-        title=f"{name} on {features.backbone or 'own'} features",
+        title=f"{name} on {opened.described_by or 'own'} features",
         distance=opened.scoring.distance,
         seed=opened.scoring.seed,
         folder=workdir or PAGES,

@@ -28,7 +28,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     from fgis.errors import UserError, naming
     from fgis.experiment.differences import to_plain
     from fgis.experiment.engines import collection_source
-    from fgis.experiment.galleries import load_gallery, read_about
+    from fgis.experiment.galleries import load_gallery
+    from fgis.experiment.gallery_about import require_about
     from fgis.gallery.engines import exports, milvus
 
     loaded = load_gallery(options.gallery, to_plain(config), str(workdir or ""), options.step, tiled=False)
@@ -38,8 +39,7 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         raise UserError(
             f"--to={options.to}: {form} has no {distance} distance; {FORMS['parquet']} holds any embeddings"
         )
-    about = read_about(Path(options.gallery).expanduser())
-    assert about is not None  # the gallery was loaded
+    about = require_about(Path(options.gallery).expanduser(), options.gallery)
     provenance = _provenance(config, workdir, options, loaded, about)
     with naming(f"--to={form}:"):
         if form == "parquet":

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 WORKDIR = "optional"  # without one, images are compared by the features of the pretrained network
 READS_SAVED_CONFIG = True
 CONFIG = "photos"
+GO_ON = "what was described is kept, and the same command goes on from there"
 
 
 class Options(NamedTuple):
@@ -29,7 +30,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     from fgis.errors import UserError, naming
     from fgis.experiment import galleries
     from fgis.experiment.differences import to_plain
-    from fgis.gallery.shards import parse_shard, shard_folder, share_of
+    from fgis.features.shares import parse_shard
+    from fgis.gallery.shards import shard_folder, share_of
     from fgis.gallery.tiles import parse_tiles
 
     if not options.gallery:

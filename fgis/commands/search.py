@@ -1,7 +1,8 @@
-"""Searches with a picture, or a folder of pictures, and says whether its object is in the gallery at all."""
+"""Searches with a picture, a folder of pictures or words, and says whether its object is in the gallery at all."""
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ class Options(NamedTuple):
     """The flags of ``--mode=search``."""
 
     image: Annotated[str, "the picture to search with, or a folder of pictures"] = ""
+    text: Annotated[str, "words to search with, of a gallery whose network reads texts, such as 'a red sofa'"] = ""
     gallery: Annotated[str, "the folder of the gallery"] = ""
     crop: Annotated[str, "x,y,w,h: the part of the upright picture to search with, in pixels"] = ""
     k: Annotated[int, "how many images to list"] = 12
@@ -54,12 +56,17 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     from fgis.report import search_page
 
     crop = _check(options, workdir)
-    with naming("--image="):
-        paths = pictures.picture_paths(options.image)
     left_out: list[UserError] = []
-    usable = pictures.usable_pictures(paths, crop, left_out)
+    if options.text:
+        paths = [Path(re.sub(r"[^\w-]+", "-", options.text).strip("-")[:60] or "text")]
+        usable = iter([pictures.QueryPicture(paths[0], search_page.text_card(options.text), 0.0)])
+    else:
+        with naming("--image="):
+            paths = pictures.picture_paths(options.image)
+        usable = pictures.usable_pictures(paths, crop, left_out)
     first = next(usable, None)  # before anything slow: what is wrong with the only picture is said at once
-    if first is None and len(paths) == 1 and not Path(options.image).is_dir():
+    several = bool(options.image) and Path(options.image).is_dir()
+    if first is None and len(paths) == 1 and not several:
         raise UserError(_with_flag(left_out[0], options))
     searched = _open(config, workdir, options)
     if first is None:
@@ -68,20 +75,19 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     if searched.gallery.note:
         print(f"fgis: ranked by {searched.gallery.note}", file=sys.stderr)
     wanted = SearchOptions(options.k, searched.make_rerank(options.rerank), options.farthest)
-    folder = (workdir or PAGES) / "search"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _page_folder(workdir)
     names, documents = search_page.page_names(paths), []
     for picture in itertools.chain([first], usable):
         ranking = rank_picture(searched.gallery, searched.describe, picture.image, wanted)
         result = _result(picture, ranking, searched, options)
-        files = search_page.write_files(folder / names[picture.path], result)
+        files = search_page.write_files(folder / names[picture.path], result) if folder else []
         documents.append(search_page.document(result))
         if not options.json:
             print("\n".join([search_page.search_text(result), *map(str, files), ""]), flush=True)
         _tell(left_out, options)
     _tell(left_out, options)
     if options.json:
-        print(json.dumps(documents if Path(options.image).is_dir() else documents[0]))
+        print(json.dumps(documents if several else documents[0]))
 
 
 def _check(options: Options, workdir: Path | None) -> Any:
@@ -95,7 +101,9 @@ def _check(options: Options, workdir: Path | None) -> Any:
         raise UserError(f"--step={options.step}: of which run? name its --workdir as well, or leave --step out")
     if options.engine and not options.gallery:
         raise UserError(f"--engine={options.engine}: searches a gallery; name it by --gallery")
-    if not options.image:
+    if options.text:
+        _check_text(options)
+    elif not options.image:
         raise UserError("--image: missing; name the picture to search with, or a folder of pictures")
     if options.k < 1:
         raise UserError(f"--k={options.k}: nothing to list; write a whole number of at least 1")
@@ -105,6 +113,32 @@ def _check(options: Options, workdir: Path | None) -> Any:
         raise UserError(f"--farthest: does not go with --rerank={options.rerank}, which orders the nearest; drop one")
     with naming(f"--crop={options.crop}: "):
         return parse_crop(options.crop)
+
+
+def _page_folder(workdir: Path | None) -> Path | None:
+    """Where pages are written: beside the run, or where that may not be written in ``PAGES``; None: nowhere."""
+    from fgis import files
+    from fgis.errors import warn
+
+    own = (workdir or PAGES) / "search"
+    found = next((place for place in (own, PAGES / "search") if files.can_write(place)), None)
+    if found != own:
+        warn(f"{own}: cannot be written; " + (f"pages are written to {found}" if found else "no page is written"))
+    if found:
+        found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def _check_text(options: Options) -> None:
+    from fgis.errors import UserError
+
+    if not options.text.strip():
+        raise UserError("--text: no words in it; write some, such as --text='a red sofa'")
+    if not options.gallery:
+        raise UserError("--text: searches a gallery; name it by --gallery")
+    given = {name: getattr(options, name) for name in ("image", "crop", "rerank", "farthest", "engine")}
+    if named := [name for name, value in given.items() if value]:
+        raise UserError(f"--text: does not go with --{named[0]}; leave one of them out")
 
 
 def _open(config: Any, workdir: Path | None, options: Options) -> Searched:
@@ -145,13 +179,20 @@ def _open_gallery(config: Any, workdir: Path | None, options: Options) -> Search
         absolute = str(workdir.absolute()) if workdir else ""
         loaded = search_by_engine(loaded, options.gallery, options.engine, absolute, options.collection)
 
+    gallery, describe = loaded.search, loaded.describe
+    if options.text:
+        from fgis.experiment.gallery_text import open_by_text
+
+        gallery, encode = open_by_text(options.gallery, loaded)
+        describe = lambda card: encode(options.text)
+
     def find_label(row: int) -> tuple[int, str]:
         label = int(loaded.search.labels[row])
         return (label, loaded.label_names[label]) if loaded.records[row].label else (-1, "")
 
     return Searched(
-        gallery=loaded.search,
-        describe=loaded.describe,
+        gallery=gallery,
+        describe=describe,
         find_label=find_label,
         find_picture=lambda image_id: Image.open(io.BytesIO(loaded.thumbnail(image_id))).convert("RGB"),
         make_rerank=loaded.make_rerank,
@@ -196,7 +237,8 @@ def _result(picture: Any, ranking: Any, searched: Searched, options: Options) ->
     ]
     order = f"re-ranked by {options.rerank.replace('_', ' ')}" if options.rerank else "nearest first"
     return search_page.SearchResult(
-        path=str(picture.path),
+        path=options.text or str(picture.path),
+        words=bool(options.text),
         picture=picture.image,
         nearest=ranking.nearest,
         point=gallery.point,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 WORKDIR = "optional"  # without one: as the gallery was indexed
 READS_SAVED_CONFIG = True
 CONFIG = "photos"
+GO_ON = "the server stopped; the gallery is as it was"
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -40,11 +41,13 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
     except ImportError as error:
         raise UserError(f"--mode=serve: {error.name} is not installed; pip install '.[photos]' brings it") from error
     del starlette
+    from functools import cache
     from threading import Thread
 
     from fgis.experiment.differences import to_plain
     from fgis.experiment.engines import search_by_engine
     from fgis.experiment.galleries import load_gallery
+    from fgis.experiment.gallery_text import gallery_reads_texts, open_by_text
     from fgis.experiment.head_use import check_engine
     from fgis.web.app import HOSTS, make_app
 
@@ -57,7 +60,8 @@ def run(config: Any, workdir: Path | None, options: Options) -> None:
         loaded = search_by_engine(loaded, options.gallery, options.engine, absolute, options.collection)
         hosts = ["*"] if options.host in EVERYWHERE else [*HOSTS, options.host]
         places = make_describe_places(config)
-        app = make_app(loaded, reranks=list_reranks(loaded), describe_places=places, hosts=hosts)
+        words = cache(lambda: open_by_text(options.gallery, loaded)) if gallery_reads_texts(options.gallery) else None
+        app = make_app(loaded, reranks=list_reranks(loaded), describe_places=places, by_text=words, hosts=hosts)
         Thread(target=warm_up, args=[loaded], daemon=True).start()
         name = f"[{options.host}]" if ":" in options.host else options.host or "0.0.0.0"
         print(loaded.search.words)
@@ -111,16 +115,19 @@ def make_describe_places(config: Any) -> Any:
 
     from fgis.experiment.config import extraction_settings, read_settings
     from fgis.experiment.differences import to_plain
-    from fgis.features import extract
+    from fgis.features import description
+    from fgis.features.backbones import find_backbone
     from fgis.features.store import image_sizes
 
     settings = extraction_settings(read_settings(to_plain(config)).features)
     several = len(image_sizes(settings.image_size)) > 1
     if settings.pooling != "avg" or settings.fit != "squash" or several:  # other fits show a part or a border
         return None
+    if not find_backbone(settings.backbone).stride:  # one vector for the whole image
+        return None
     spatial = settings._replace(pooling="spatial")
-    load = cache(lambda: extract.load_extractor(spatial))  # when the first heat map is wanted
-    return lambda image: extract.describe(load(), spatial, image)
+    load = cache(lambda: description.load_extractor(spatial))  # when the first heat map is wanted
+    return lambda image: description.describe(load(), spatial, image)
 
 
 def warm_up(loaded: Any) -> None:

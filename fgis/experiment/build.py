@@ -13,10 +13,12 @@ from fgis.base import BatchInfo, Objective, RunPlan
 from fgis.distances import DISTANCES
 from fgis.errors import UserError, naming
 from fgis.experiment.config import LOSSES, PAIR_LOSSES, Choice, ExperimentSettings, options_of
+from fgis.features.pixels import pixel_count
 from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
+from fgis.learning.layout import DeviceTable, lay_out
 from fgis.learning.recipe import Strategy, make_recipe, make_runs, trace_step
 from fgis.learning.train import Recipe, Runs, TrainingData
-from fgis.retrieval.evaluate import held_out, object_folds, photo_folds
+from fgis.retrieval.folds import held_out, object_folds, photo_folds
 from fgis.retrieval.rerank import RERANKERS, Rerank
 
 
@@ -50,10 +52,17 @@ class Experiment(NamedTuple):
     photo_folds: Int[np.ndarray, " n"]  # the fold of photos of every image; all -1 where there are none
 
 
-def build_scoring(settings: ExperimentSettings) -> Scoring:
-    """The part of an experiment that needs no training."""
+def build_scoring(settings: ExperimentSettings, widths: tuple[int, ...] = ()) -> Scoring:
+    """The part of an experiment that needs no training; ``widths`` as ``heads.prepare`` takes them, of joined files."""
     return Scoring(
-        prepare=partial(heads.prepare, power=settings.inputs.power, normalize=settings.inputs.normalize),
+        prepare=partial(
+            heads.prepare,
+            power=settings.inputs.power,
+            normalize=settings.inputs.normalize,
+            tail=pixel_count(settings.features.pixels),
+            widths=widths,
+            weights=settings.inputs.weights if widths else (),
+        ),
         embed=jax.jit(build_head(settings).apply),
         distance=settings.distance,
         metrics=settings.evaluation.metrics,
@@ -161,7 +170,52 @@ def build_strategy(settings: ExperimentSettings, feature_size: int) -> Strategy:
         validation_rows=sampler.held_out,
         distance=DISTANCES[settings.distance],
         pool=sampler.pool,
+        precision=settings.train.precision,
     )
+
+
+def find_devices(wanted: str) -> list[jax.Device]:
+    """The devices that ``config.train.devices`` asks for: those of all processes.
+
+    Raises:
+      UserError: there are fewer, or several processes were to leave some out.
+    """
+    there = jax.devices()
+    if wanted == "all":
+        return there
+    if jax.process_count() > 1:
+        raise UserError(
+            f"config.train.devices: {wanted!r} found, but several processes use all of their devices; write 'all', and "
+            "name the GPUs of each process by --local_devices"
+        )
+    if not wanted.isdigit() or not 1 <= int(wanted) <= len(there):
+        raise UserError(
+            f"config.train.devices: {wanted!r} found, and there are {len(there)} here; write 'all', or a number up to "
+            f"{len(there)}"
+        )
+    return there[: int(wanted)]
+
+
+def find_own_devices(wanted: str) -> list[jax.Device]:
+    """The devices of this process that ``config.train.devices`` asks for, or all where there are not so many.
+
+    What was trained on four devices is searched and evaluated on one as well.
+    """
+    try:
+        found = find_devices(wanted)
+    except UserError:
+        found = jax.local_devices()
+    return [device for device in found if device.process_index == jax.process_index()]
+
+
+def find_layout(settings: ExperimentSettings, runs: int, rows: int) -> DeviceTable | None:
+    """The table of devices that ``config.train`` asks for; None for one device."""
+    parallel = settings.train.parallel
+    if parallel == "pmap" and jax.process_count() > 1:
+        raise UserError(
+            "config.train.parallel: 'pmap' found, which is for one process; write 'shard_map' or 'jit' for several"
+        )
+    return lay_out(runs, rows, find_devices(settings.train.devices), parallel)
 
 
 def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment:
@@ -191,6 +245,8 @@ def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment
         data = TrainingData(images.prepared, images.labels, images.coarse)
         runs = make_runs(strategy, data, [(plan.seed, seen[plan]) for plan in plans])
         trace_step(recipe, runs, batch.rows, images.feature_size)
+        if layout := find_layout(settings, len(plans), batch.rows):
+            recipe = make_recipe(strategy, images.feature_size, layout=layout)
     except UserError:
         raise
     except ValueError as error:
@@ -239,6 +295,8 @@ def _group_of(settings: ExperimentSettings, message: str) -> str:
         name = getattr(settings, group).name
         if argument in options_of(group, name):
             return f"{group}.{name}."
+    if argument == "precision":
+        return "train."
     return ""
 
 

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 from fgis.distances import DISTANCES
 from fgis.errors import UserError, naming
 from fgis.experiment.differences import with_tuples
-from fgis.features import extract
+from fgis.features import description
 from fgis.features.collection import COLLECTIONS
 from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
+from fgis.learning.layout import Parallel
+from fgis.learning.products import Precision
 from fgis.ranges import LARGEST, Count, Parameter, Positive, Range, Whole, conform, hyperparameters, nearest
 from fgis.retrieval.metrics import find_metric
 from fgis.retrieval.rerank import DIRECTIONS, RERANKERS
@@ -25,7 +27,7 @@ Seed = Annotated[int, Range(0, LARGEST)]
 class FeatureSettings(NamedTuple):
     """``config.features``: the feature file, and how its features are made."""
 
-    path: str  # "": the file that the package ships
+    path: str  # "": the file that the package ships; several files of the same images with commas between them
     images: str
     collection: str
     backbone: str  # "": take the file as it is
@@ -34,6 +36,9 @@ class FeatureSettings(NamedTuple):
     fit: str
     pooling: str
     on_bad_image: Literal["stop", "skip"]
+    pixels: tuple[Count, ...] = ()  # sides of copies of the images that a head sees besides the features
+    shrink: Literal["mean", "max"] = "mean"  # how these are made
+    layer: str = ""  # of the backbone, whose output is pooled; "": the last
 
 
 class InputSettings(NamedTuple):
@@ -41,6 +46,7 @@ class InputSettings(NamedTuple):
 
     power: Positive
     normalize: bool
+    weights: tuple[Positive, ...] = ()  # of the files of ``features.path``, where these are several; (): equal ones
 
 
 class MemorySettings(NamedTuple):
@@ -57,6 +63,9 @@ class TrainSettings(NamedTuple):
     record_every_steps: Count
     checkpoint_every_steps: Count
     resident_megabytes: Whole
+    devices: str = "all"  # or how many of those that there are
+    parallel: Parallel = "shard_map"
+    precision: Precision = "float32"
 
 
 class EvaluationSettings(NamedTuple):
@@ -66,6 +75,7 @@ class EvaluationSettings(NamedTuple):
     resamples: Count
     published: tuple[Any, ...]  # (source, evaluation, metric, value): figures of others
     transfer: str = ""  # a feature file of other objects that the report evaluates the heads on as well; "": none
+    queries: Whole = 0  # at most so many images, drawn by the seed, are queries; 0: all
 
 
 class Choice(NamedTuple):
@@ -226,6 +236,7 @@ def _check_names(settings: ExperimentSettings) -> None:
             raise UserError(
                 f"config.evaluation.published: {entry!r} found; write (source, evaluation, metric, value) for each"
             )
+    _check_pixels(settings)
     features = settings.features
     if features.collection not in COLLECTIONS:
         raise UserError(
@@ -234,14 +245,31 @@ def _check_names(settings: ExperimentSettings) -> None:
         )
     if features.backbone:  # "" takes a feature file as it is
         with naming("config.features."):
-            extract.check_settings(extraction_settings(features))
+            description.check_settings(extraction_settings(features))
 
 
-def extraction_settings(features: FeatureSettings) -> extract.Settings:
+def _check_pixels(settings: ExperimentSettings) -> None:
+    """The head and the features have to agree about the copies of images."""
+    head = settings.head
+    known = options_of("head", head.name)
+    default = known["pixels"].default if "pixels" in known else ()
+    wanted = tuple(head.options.get(head.name, {}).get("pixels", default))
+    if wanted != tuple(settings.features.pixels):
+        raise UserError(
+            f"config.features.pixels: {settings.features.pixels!r} found, but head {head.name!r} takes copies of "
+            f"{wanted!r}; write the same in config.head.{head.name}.pixels"
+            if "pixels" in known
+            else f"config.features.pixels: {settings.features.pixels!r} found, but head {head.name!r} takes no copies; "
+            "write ()"
+        )
+
+
+def extraction_settings(features: FeatureSettings) -> description.Settings:
     """How images are described, in the words of ``fgis.features``."""
-    return extract.Settings(
+    return description.Settings(
         backbone=features.backbone, image_size=features.image_size, weights=features.weights, fit=features.fit,
         pooling=features.pooling, on_bad_image="skip" if features.on_bad_image == "skip" else "stop",
+        pixels=features.pixels, shrink=features.shrink, layer=features.layer,
     )  # fmt: skip
 
 

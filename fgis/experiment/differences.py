@@ -10,6 +10,13 @@ from fgis.errors import UserError
 
 # Keys that change neither what is trained nor any figure: images and other people's figures decorate a report.
 DECORATION = ("features.images", "features.on_bad_image", "evaluation.published")
+# Keys in which a resumed training may differ from what began it: its length, and when it records and saves.
+OF_LENGTH = (
+    "train.total_steps", "train.record_every_steps", "train.checkpoint_every_steps", "train.resident_megabytes",
+    "train.devices", "train.parallel",
+)  # fmt: skip
+# What a key was before there was such a key, where that is not an empty sequence.
+BEFORE = {"evaluation.queries": 0, "train.precision": "float32"}
 # Keys in which an evaluation may differ from the training of its run.
 OF_EVALUATION = ("features.", "evaluation.", "rerank.")
 
@@ -42,13 +49,15 @@ def differences(
 ) -> dict[str, tuple[Any, Any]]:
     """{dotted key: (wanted, saved)} of every difference between two plain configurations.
 
-    Keys that begin with one of ``ignored`` are left out.
+    Keys that begin with one of ``ignored`` are left out. A key that one of them lacks, having been saved before there
+    was such a key, does not differ from an empty sequence or text, or from what ``BEFORE`` says.
     """
     here, there = flatten(wanted), flatten(saved)
+    either = here | there
+    unsaid = lambda key: not (key in here and key in there) and either[key] in ([], (), "", BEFORE.get(key, ()))
+    same = lambda key: here.get(key) == there.get(key) or unsaid(key)
     return {
-        key: (here.get(key), there.get(key))
-        for key in sorted(here | there)
-        if here.get(key) != there.get(key) and not key.startswith(ignored)
+        key: (here.get(key), there.get(key)) for key in sorted(either) if not same(key) and not key.startswith(ignored)
     }
 
 

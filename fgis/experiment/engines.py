@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from fgis.errors import UserError, naming
-from fgis.experiment.galleries import About, read_about
+from fgis.experiment.gallery_about import About, require_about
 from fgis.gallery.engines import finding, milvus
 from fgis.gallery.loaded import LoadedGallery
 
@@ -37,8 +37,7 @@ def search_by_engine(
     form, _, address = engine.partition(":")
     if form != "milvus" or not address:
         raise UserError(f"--engine={engine}: no engine; write {FORM}: http://HOST:PORT, or a path that ends in .db")
-    search, about = loaded.search, read_about(Path(gallery).expanduser())
-    assert about is not None  # the gallery was loaded
+    search, about = loaded.search, require_about(Path(gallery).expanduser(), gallery)
     if search.windows:
         raise UserError(f"--engine={engine}: holds whole pictures, and {gallery} has windows; leave --engine out")
     distance = search.prepared.distance

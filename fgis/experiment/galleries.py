@@ -28,7 +28,7 @@ from fgis.experiment.gallery_heads import embed_gallery, further_heads, open_hea
 from fgis.experiment.gallery_shards import join_shards
 from fgis.experiment.gallery_tiles import add_windows, settle_tiles
 from fgis.experiment.head_use import why_not, with_note
-from fgis.features import extract
+from fgis.features import description
 from fgis.features.images import read_image
 from fgis.gallery import index, shards
 from fgis.gallery.loaded import FEATURES, LoadedGallery
@@ -83,16 +83,16 @@ def index_gallery(
             open_head(config, about.workdir, about.step)
         write_about(gallery, about)
 
-        def load() -> extract.Extractor:
+        def load() -> description.Extractor:
             extractor = _load_extractor(settings, about.weights_sha256)
             write_about(gallery, about._replace(weights_sha256=extractor.source["weights_sha256"]))
             return extractor
 
         with open_store(gallery, create=True) as store:
             tiles = settle_tiles(store, tiles, gallery)
-            about = join_shards(store, config, about, gallery)
+            about = join_shards(store, config, about, gallery, tiles)
             write_about(gallery, about)
-            store.set_meta(finished=False)
+            store.set_meta(finished=False, tiles=tiles)
             images = extraction_settings(settings.features)
             done = index.index_folder(scan, store, images, load, tiles=tiles, progress=progress)
             store.set_meta(finished=True)  # of a shard: all its files were described
@@ -157,7 +157,7 @@ def load_gallery(
         search=with_note(heads[head](), reason),
         records=records,
         label_names=names,
-        describe=lambda image: extract.describe(describer(), extraction_settings(settings.features), image),
+        describe=lambda image: description.describe(describer(), extraction_settings(settings.features), image),
         thumbnail=store.thumbnail,
         find_picture=lambda image_id: _find_picture(root, image_id) if image_id in ids else None,
         made=made + (f", embedded by the head of {head}" if head != FEATURES else ""),
@@ -190,8 +190,8 @@ def _require_records(store: Store, gallery: str | Path) -> Sequence[ImageRecord]
 
 
 def _config_of(workdir: str | Path, about: About) -> Mapping[str, Any]:
-    saved = files.read_json(Path(workdir) / "config.json") if workdir else None
-    return saved if isinstance(saved, dict) else about.config
+    saved = files.read_object(Path(workdir) / "config.json") if workdir else None
+    return about.config if saved is None else saved
 
 
 def scan_images(images: str, gallery: str | Path) -> tuple[Scan, str]:
@@ -258,9 +258,9 @@ def _read_point(
     return point
 
 
-def _load_extractor(settings: ExperimentSettings, weights_sha256: str) -> extract.Extractor:
+def _load_extractor(settings: ExperimentSettings, weights_sha256: str) -> description.Extractor:
     with naming("config.features."):
-        extractor = extract.load_extractor(extraction_settings(settings.features))
+        extractor = description.load_extractor(extraction_settings(settings.features))
     own = extractor.source["weights_sha256"]
     if weights_sha256 not in ("", own):
         raise UserError(

@@ -10,7 +10,14 @@ from fgis.experiment.differences import describe_difference, differences
 
 NAME = "gallery.json"
 VERSION = 1
-MADE_BY = ("backbone", "weights", "image_size", "fit", "pooling")  # of config.features: what all its features share
+MADE_BY = (
+    "backbone",
+    "weights",
+    "image_size",
+    "fit",
+    "pooling",
+    "layer",
+)  # of config.features: what all its features share
 
 
 class About(NamedTuple):
@@ -55,7 +62,8 @@ def refuse_other_images(held: About, about: About, gallery: Path) -> None:
 def refuse_other_features(config: Mapping[str, Any], held: About, gallery: Path) -> None:
     """Refuses a configuration whose features would be others."""
     here, there = (
-        files.json_types({key: one["features"].get(key) for key in MADE_BY}) for one in (config, held.config)
+        files.json_types({key: one["features"][key] for key in MADE_BY if key in one["features"]})
+        for one in (config, held.config)
     )
     if found := differences(here, there):
         raise UserError(

@@ -11,7 +11,8 @@ from fgis import files
 from fgis.errors import UserError
 from fgis.experiment.build import head_fits
 from fgis.experiment.config import ExperimentSettings, read_settings
-from fgis.experiment.run import Run, embed_with
+from fgis.experiment.embedding import embed_with
+from fgis.experiment.run import Run
 from fgis.gallery.loaded import FEATURES
 from fgis.gallery.search import SearchGallery
 from fgis.retrieval.graph import GalleryGraph
@@ -57,8 +58,8 @@ def further_heads(plain: SearchGallery, workdirs: Sequence[str]) -> dict[str, Ca
     """The features as they are and the heads of runs, by name; a folder that holds no run is refused at once."""
     heads: dict[str, Callable[[], SearchGallery]] = {FEATURES: lambda: plain}
     for workdir in workdirs:
-        saved = files.read_json(Path(workdir) / "config.json")
-        if not isinstance(saved, dict):
+        saved = files.read_object(Path(workdir) / "config.json")
+        if saved is None:
             raise UserError(f"--heads={workdir}: holds no config.json of a run; name the folder of a finished run")
         heads[workdir] = cache(partial(embed_gallery, plain, saved, workdir, None))
     return heads

@@ -6,20 +6,24 @@ from typing import Any
 
 from fgis.errors import UserError
 from fgis.experiment.gallery_about import About, refuse_other_features, require_about
+from fgis.experiment.gallery_tiles import read_tiles, refuse_other_tiles
 from fgis.gallery import shards
-from fgis.gallery.store import Store
+from fgis.gallery.store import Store, open_store
+from fgis.gallery.tiles import Tiles
 
 
-def join_shards(store: Store, config: Mapping[str, Any], about: About, gallery: Path) -> About:
+def join_shards(store: Store, config: Mapping[str, Any], about: About, gallery: Path, tiles: Tiles | None) -> About:
     """Takes over what the shards of a gallery described, and says which of them are missing.
 
     Raises:
-      UserError: a shard was made in another way or with other weights.
+      UserError: a shard was made in another way, with other weights, or with other windows than ``tiles``.
     """
     found = shards.found_shards(gallery)
     for _, path in found:
         held = require_about(path, path)
         refuse_other_features(config, held, path)
+        with open_store(path) as shard_store:
+            refuse_other_tiles(read_tiles(shard_store), tiles, path)
         if held.weights_sha256 and about.weights_sha256 not in ("", held.weights_sha256):
             raise UserError(f"{path}: was made with other weights than {gallery}; remove this shard and index it again")
         about = about._replace(weights_sha256=about.weights_sha256 or held.weights_sha256)

@@ -12,20 +12,26 @@ from fgis.gallery.store import ImageRecord, Store
 from fgis.gallery.tiles import Tiles, Windows
 
 
-def settle_tiles(store: Store, tiles: Tiles | None, gallery: Path) -> Tiles | None:
-    """The tiles of a gallery: those of its first images; others are refused."""
+def read_tiles(store: Store) -> Tiles | None:
+    """How the pictures of a gallery are divided; None where they are not."""
     held = store.meta("tiles")
-    known = Tiles(*held) if held else None
-    if tiles is None or tiles == known:
-        return known
-    if store.count():
-        says = f"--tiles={known.size},{known.stride}" if known else "no --tiles"
-        raise UserError(
-            f"--tiles={tiles.size},{tiles.stride}: {gallery} was indexed with {says}; leave it so, or name another "
-            "--gallery"
-        )
-    store.set_meta(tiles=list(tiles))
-    return tiles
+    return Tiles(*held) if held else None
+
+
+def settle_tiles(store: Store, tiles: Tiles | None, gallery: Path) -> Tiles | None:
+    """The tiles of a gallery: those of its first images, also where none are named; others are refused."""
+    if not store.count():
+        return tiles
+    known = read_tiles(store)
+    refuse_other_tiles(known, tiles or known, gallery)
+    return known
+
+
+def refuse_other_tiles(known: Tiles | None, tiles: Tiles | None, gallery: Path) -> None:
+    """Refuses windows that differ from those of a gallery or shard."""
+    if known != tiles:
+        wanted, says = (f"--tiles={one.size},{one.stride}" if one else "no --tiles" for one in (tiles, known))
+        raise UserError(f"{wanted}: {gallery} was indexed with {says}; leave it so, or name another --gallery")
 
 
 def add_windows(

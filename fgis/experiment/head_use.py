@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from fgis import files
 from fgis.errors import UserError
 from fgis.gallery.search import SearchGallery
 from fgis.ranges import nearest
-from fgis.report.summary import head_helps
+from fgis.report.summary import head_helps, read_report
 
 HEADS = ("auto", "always", "never")
 
@@ -47,7 +46,7 @@ def why_not(workdir: str | Path, step: int | None, use_head: str) -> str:
         raise UserError(f"--use_head={use_head}: no such choice; {nearest(use_head, HEADS)}")
     if use_head == "never":
         return "--use_head=never"
-    report = files.read_json(Path(workdir) / "report.json") if use_head == "auto" and step is None else None
-    if not isinstance(report, dict) or "evaluations" not in report or head_helps(report) is not False:
+    report = read_report(Path(workdir) / "report.json") if use_head == "auto" and step is None else None
+    if report is None or head_helps(report) is not False:
         return ""
     return f"the report of {workdir} does not show that its head helps; --use_head=always uses it"

@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -20,22 +19,27 @@ from fgis.experiment.build import (
     Scoring,
     build_experiment,
     build_scoring,
+    find_own_devices,
     head_fits,
     plan_runs,
 )
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
-from fgis.experiment.differences import OF_EVALUATION, refuse_other, to_plain
-from fgis.features import extract, store
+from fgis.experiment.differences import OF_EVALUATION, OF_LENGTH, refuse_other, to_plain
+from fgis.experiment.embedding import embed_with, first_columns, prepared_rows
+from fgis.experiment.room import require_room
+from fgis.features import description, joined, store
 from fgis.features.collection import load_collection
 from fgis.features.fields import resolved
 from fgis.features.lookup import picture_finder
+from fgis.features.pixels import pixel_count
 from fgis.gallery.search import SearchGallery, compute_operating_point
 from fgis.learning import checkpoint
+from fgis.retrieval.dealing import search_on
 from fgis.retrieval.operating_point import OperatingPoint
-from fgis.retrieval.search import prepare_gallery
+from fgis.retrieval.stored import searchable
 
-BLOCK = 1024  # images that are prepared together
-CHECKED = ("collection", "backbone", "weights", "image_size", "fit", "pooling")  # of config.features, in the file too
+# Keys of config.features that are in the file too.
+CHECKED = ("collection", "backbone", "weights", "image_size", "fit", "pooling", "layer")
 
 
 class Checkpoint(NamedTuple):
@@ -68,9 +72,11 @@ class Run:
 
     @classmethod
     def open(cls, config: Any, workdir: str | Path | None = None, step: int | None = None) -> "Run":
-        """The run of a ``ConfigDict`` (or a plain configuration) in ``workdir``."""
+        """The run of a ``ConfigDict`` (or a plain configuration) in ``workdir``; its searches use its devices."""
         plain = config if isinstance(config, Mapping) else to_plain(config)
-        return cls(plain, None if workdir is None else Path(workdir), step)
+        made = cls(plain, None if workdir is None else Path(workdir), step)
+        search_on(find_own_devices(made.settings.train.devices))
+        return made
 
     @cached_property
     def rows(self) -> store.Rows:
@@ -79,18 +85,34 @@ class Run:
         Raises:
           UserError: the file is missing or damaged, or was made in another way than ``config.features`` says.
         """
-        features = self.settings.features
-        if not Path(resolved(features.path)).exists():
+        features, weights = self.settings.features, self.settings.inputs.weights
+        paths = joined.listed(features.path)
+        for path in paths:
+            if not Path(resolved(path)).exists():
+                raise UserError(
+                    f"config.features.path={path}: no such file; --mode=extract makes it, and an empty path takes "
+                    "the features that fgis ships"
+                )
+        if len(weights) not in (0, len(paths)):
             raise UserError(
-                f"config.features.path={features.path}: no such file; --mode=extract makes it, and an empty path takes "
-                "the features that fgis ships"
+                f"config.inputs.weights: {len(weights)} weights for {len(paths)} feature files (config.features.path); "
+                "write one for each, or () for equal ones"
             )
-        rows = store.open_rows(features.path)
+        with naming("config.features.pixels: " if len(paths) == 1 or features.pixels else "config.features.path: "):
+            rows = joined.open_files(features.path, features.pixels)
         if features.backbone:
-            expected = {key: getattr(features, key) for key in CHECKED}
+            checked = (*CHECKED, "shrink") if features.pixels else CHECKED[: 1 if rows.widths else None]
+            expected = {key: getattr(features, key) for key in checked}
             with naming("config.features: "):
                 store.check_features(rows, features.path, expected)
         return rows
+
+    @property
+    def described_by(self) -> str:
+        """The network of the feature file, in words; of several files all their networks."""
+        each = self.rows.source.get(joined.FILES)
+        words = [str(one.get("backbone", one["file"])) for one in each or ()]
+        return " + ".join(words) or self.settings.features.backbone
 
     @property
     def place(self) -> Path:
@@ -114,7 +136,7 @@ class Run:
     @cached_property
     def scoring(self) -> Scoring:
         """How features become embeddings, and what is measured of these."""
-        return build_scoring(self.settings)
+        return build_scoring(self.settings, self.rows.widths)
 
     def read_prepared(self, rows: np.ndarray) -> Float[np.ndarray, "m f"]:
         """The prepared features of some rows of the feature file.
@@ -131,17 +153,26 @@ class Run:
         return prepared
 
     @cached_property
-    def features(self) -> Float[np.ndarray, "n f"]:
-        """All prepared features, in the memory of the host."""
-        count = len(self.rows.labels)
-        blocks = (np.arange(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
-        return np.concatenate([self.read_prepared(rows) for rows in blocks])
+    def features(self) -> Any:
+        """All prepared features, [n, f]: an array where they fit on the device, else ``StoredVectors``."""
+        self.require_room()
+        shape = len(self.rows.labels), self.rows.shape[-1]
+        return prepared_rows(self.read_prepared, shape, resident=self.fits_on_device)
+
+    @property
+    def frozen(self) -> Any:
+        """All prepared features, likewise, without the copies of pixels that follow them, if any."""
+        return first_columns(self.features, self.features.shape[1] - pixel_count(self.settings.features.pixels))
 
     @property
     def fits_on_device(self) -> bool:
         """Whether all prepared features may stay on the device (``config.train.resident_megabytes``)."""
         size = len(self.rows.labels) * self.rows.shape[-1] * 4
         return size <= self.settings.train.resident_megabytes * 2**20
+
+    def require_room(self) -> None:
+        """Raises ``UserError`` where features that are to stay in memory, or the values of queries, would not fit."""
+        require_room(self.settings, len(self.rows.labels), self.rows.shape[-1], resident=self.fits_on_device)
 
     def training_features(self) -> Array | Callable[[np.ndarray], np.ndarray]:
         """The prepared features, where they fit on the device; otherwise a function that fetches rows of them."""
@@ -173,7 +204,7 @@ class Run:
         """
         with naming("--workdir: " if self.wanted_step is None else f"--step={self.wanted_step}: "):
             found = Checkpoint(*checkpoint.restore_params(self.place, self.wanted_step))
-        refuse_other(self.config, found.config, self.place, OF_EVALUATION)
+        refuse_other(self.config, found.config, self.place, (*OF_EVALUATION, *OF_LENGTH))
         return found
 
     def set_checkpoint(self, step: int, params: Any) -> None:
@@ -190,7 +221,7 @@ class Run:
         """The step that ``params`` were trained to."""
         return self.checkpoint.step
 
-    def embed(self, features: Float[np.ndarray, "m f"], run: int = 0) -> Float[np.ndarray, "m d"]:
+    def embed(self, features: Any, run: int = 0) -> Any:
         """The embeddings of prepared features under the head of one run."""
         return embed_with(self.scoring, self.params, features, run)
 
@@ -202,21 +233,25 @@ class Run:
                 f"config.features.path: features of size {size}, but the heads in {self.workdir} were trained on "
                 "features of another size; take features of the same backbone and pooling"
             )
+        trained_on = identity.saved_identity(self.workdir) if self.workdir is not None else None
+        if trained_on and (joined.FILES in trained_on or self.rows.widths):
+            with naming("config.features.path: "):
+                joined.refuse_other_makers(trained_on.get(joined.FILES, []), joined.made_by(self.rows))
 
     @cached_property
     def has_own_images(self) -> bool:
         """Whether the feature file holds exactly what the run was trained on, whatever the file is called."""
-        saved = identity.saved_identity(self.place)
-        if saved is None:  # of an older version, which did not say: only the features that fgis ships cannot change
+        trained_on = identity.trained_digest(self.place)
+        if not trained_on:  # of an older version, which did not say: only the features that fgis ships cannot change
             return not self.settings.features.path and not self.checkpoint.config["features"]["path"]
-        return saved["sha256"] == identity.digest_rows(self.rows)["sha256"]
+        return trained_on == identity.digest_rows(self.rows)["sha256"]
 
     def compute_operating_point(self) -> OperatingPoint | None:
         """When an object counts as known among these images, by their features; None of images of one object.
 
         Not by heads: these know the images that they were trained on, and would promise more than a new photo keeps.
         """
-        return compute_operating_point(self.features, self.rows.labels, self.scoring.distance, self.scoring.seed)
+        return compute_operating_point(self.frozen, self.rows.labels, self.scoring.distance, self.scoring.seed)
 
     @cached_property
     def search_gallery(self) -> SearchGallery:
@@ -224,9 +259,15 @@ class Run:
 
         Without a work directory, or with ``searches_by_head`` off, features are compared as they are.
         """
+        if self.settings.features.pixels:
+            raise UserError(
+                "config.features.pixels: heads on copies of pixels are trained and evaluated, and rank no search; name "
+                "a run without them"
+            )
         rows, scoring, point = self.rows, self.scoring, None
         prepare = lambda features: np.asarray(scoring.prepare(features))
-        judging = prepare_gallery(self.features, scoring.distance)
+        everything = np.arange(len(rows.labels))
+        judging = searchable(self.features, everything, scoring.distance)
         embeddings, prepared, embed, words = self.features, judging, lambda query: query, "the features as they are"
         if self.workdir is not None:
             self.refuse_other_size()
@@ -234,7 +275,7 @@ class Run:
             run = next((number for number, plan in enumerate(self.plans) if plan.fold < 0), 0)
             embed = lambda query: self.embed(query, run)
             embeddings, words = self.embed(self.features, run), f"the head of {self.workdir} at step {self.step}"
-            prepared = prepare_gallery(embeddings, scoring.distance)
+            prepared = searchable(embeddings, everything, scoring.distance)
         if self.workdir is not None and self.has_own_images:
             point = operating_point.read_point(self.workdir, scoring.distance)
         features = self.settings.features
@@ -248,7 +289,7 @@ class Run:
             prepare=prepare,
             embed=embed,
             point=point or self.compute_operating_point(),
-            words=f"{len(rows.labels)} images ({features.collection}, {features.backbone}): {words}, "
+            words=f"{len(rows.labels)} images ({features.collection}, {self.described_by}): {words}, "
             f"{scoring.distance.replace('_', ' ')} distance",
         )
 
@@ -264,11 +305,16 @@ class Run:
         Raises:
           UserError: the configuration names no network, or one with other weights or features of another shape.
         """
+        if self.rows.widths:
+            raise UserError(
+                f"config.features.path: {len(self.rows.widths)} files of several networks, and an image is described "
+                "by one; search with the features of one file"
+            )
         if not self.settings.features.backbone:
             raise UserError("config.features.backbone: empty; name the network that made the features of the file")
         settings = extraction_settings(self.settings.features)
         with naming("config.features."):
-            extractor = extract.load_extractor(settings)
+            extractor = description.load_extractor(settings)
         held, own = self.rows.source.get("weights_sha256"), extractor.source["weights_sha256"]
         if held not in (None, own):
             raise UserError(
@@ -280,7 +326,7 @@ class Run:
                 f"config.features: describe an image by features of shape {shape}, but the gallery "
                 f"holds {tuple(self.rows.shape[1:])}; set backbone, image_size and pooling to those of its extraction"
             )
-        return lambda image: extract.describe(extractor, settings, image)
+        return lambda image: description.describe(extractor, settings, image)
 
     @cached_property
     def find_picture(self) -> Callable[[str], Image.Image | None]:
@@ -290,14 +336,3 @@ class Run:
             return lambda image_id: None
         with naming("config.features."):
             return picture_finder(load_collection(features.collection, features.images))
-
-
-def embed_with(scoring: Scoring, params: Any, features: Float[np.ndarray, "m f"], run: int) -> Float[np.ndarray, "m d"]:
-    """The embeddings of prepared features under the parameters of one run of those that are stacked."""
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), params)
-    embeddings = np.asarray(scoring.embed(own, jnp.asarray(features)))
-    if not np.isfinite(embeddings).all():
-        raise UserError(
-            f"the head of run {run} gives embeddings that are NaN or infinite; train again with a lower learning rate"
-        )
-    return embeddings

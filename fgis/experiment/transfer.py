@@ -5,11 +5,13 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 
+from fgis.base import Neighbours
 from fgis.errors import UserError, naming
 from fgis.experiment.run import Run
 from fgis.features.fields import BUNDLED
+from fgis.features.joined import made_by, refuse_other_makers
 from fgis.features.store import Rows
-from fgis.retrieval.search import search
+from fgis.retrieval.stored import StoredVectors, row_blocks, search_in, searchable
 
 SAME = 1e-4  # cosine distance of prepared features below which two images are one; rounding to float16 stays below it
 
@@ -28,7 +30,7 @@ def open_transfer(run: Run) -> Run | None:
     path = run.settings.evaluation.transfer
     if not path:
         return None
-    own = run.rows, run.features  # what is wrong with the run's own file is said by itself
+    own = run.rows, run.frozen  # what is wrong with the run's own file is said by itself
     features = {**run.config["features"], "path": path, "images": ""}
     other = Run({**run.config, "features": features}, run.workdir, run.wanted_step)
     try:
@@ -42,15 +44,18 @@ def open_transfer(run: Run) -> Run | None:
     return other
 
 
-def _refuse_unfit(rows: Rows, features: Float[np.ndarray, "n f"], other: Run) -> None:
+def _refuse_unfit(rows: Rows, features: Float[np.ndarray, "n f"] | StoredVectors, other: Run) -> None:
     """Raises ``ValueError`` where the images of ``other`` cannot be compared, or are not other images."""
-    ours, theirs = rows.shape[1:], other.rows.shape[1:]
-    if ours != theirs:
+    ours, shape = rows.shape[1:], other.rows.shape[1:]
+    if ours != shape:
         raise ValueError(
-            f"features of shape {tuple(theirs)}, but those of the run have {tuple(ours)}; name a file of the same "
+            f"features of shape {tuple(shape)}, but those of the run have {tuple(ours)}; name a file of the same "
             "backbone and pooling, or none"
         )
-    nearest = search(other.features, features, 1, "cosine")
+    refuse_other_makers(made_by(rows), made_by(other.rows))
+    theirs, gallery = other.frozen, searchable(features, np.arange(len(features)), "cosine")
+    found = [search_in(theirs[here], gallery, 1) for here in row_blocks(len(theirs), theirs.shape[1])]
+    nearest = Neighbours(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     same = nearest.distances[:, 0] < SAME
     if same.any():
         row = int(same.argmax())

@@ -10,7 +10,7 @@ from fgis.experiment import galleries
 from fgis.features.store import load_features
 from fgis.main import main
 from fgis.report import map_points
-from fgis.retrieval.evaluate import object_folds
+from fgis.retrieval.folds import object_folds
 from fgis.retrieval.search import search
 from tests.report.test_map import data_of, unpacked
 from tests.tiny import CONFIG, arguments, write_features

@@ -7,21 +7,18 @@ import numpy as np
 import pytest
 
 from fgis.experiment.galleries import load_gallery
-from fgis.features import extract
+from fgis.features import description
 from fgis.gallery.engines import milvus
 from fgis.main import main
 from tests.gallery.engines import needs_milvus
-from tests.gallery.photos import Network, save
-
-TINY = ("--config.features.backbone=mobilenet_075", "--config.features.weights=none",
-        "--config.features.image_size=(64,64)")  # fmt: skip
+from tests.gallery.photos import TINY, Network, save
 
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capfd):
     """The exit code, output and errors of a command, beside a gallery of four photos of two objects."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(extract, "load_extractor", Network())
+    monkeypatch.setattr(description, "load_extractor", Network())
     for number in range(4):
         save(tmp_path / "photos" / f"object{number // 2}" / f"{number}.png", number)
 

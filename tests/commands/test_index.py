@@ -10,12 +10,9 @@ from PIL import Image
 from fgis.commands import command_line
 from fgis.errors import UserError
 from fgis.experiment.galleries import load_gallery
-from fgis.features import extract
+from fgis.features import description
 from fgis.main import main
-from tests.gallery.photos import Network, photo, save
-
-TINY = ("--config.features.backbone=mobilenet_075", "--config.features.weights=none",
-        "--config.features.image_size=(64,64)")  # fmt: skip
+from tests.gallery.photos import TINY, Network, photo, save
 
 
 @pytest.fixture
@@ -26,13 +23,6 @@ def place(tmp_path, monkeypatch):
         save(tmp_path / "plain" / f"{number}.png", number)
         save(tmp_path / "sorted" / f"object{number // 2}" / f"{number % 2}.png", number)
     return tmp_path
-
-
-@pytest.fixture
-def network(monkeypatch):
-    network = Network()
-    monkeypatch.setattr(extract, "load_extractor", network)
-    return network
 
 
 @pytest.fixture
@@ -211,7 +201,7 @@ def test_other_weights_are_refused(call, place, monkeypatch):
     other.__class__ = type("Other", (Network,), {
         "__call__": lambda self, settings=None: Network.__call__(self)._replace(source={"weights_sha256": "6" * 64})
     })  # fmt: skip
-    monkeypatch.setattr(extract, "load_extractor", other)
+    monkeypatch.setattr(description, "load_extractor", other)
     code, _, errors = call("search", "--gallery=gallery", f"--image={place / 'plain' / '0.png'}")
     assert code == 2
     assert "are not the weights that the gallery was made with (SHA-256 666666666666 and 555555555555)" in errors

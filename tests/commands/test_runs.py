@@ -10,7 +10,7 @@ from fgis.experiment import training
 from fgis.features.store import load_features
 from fgis.learning import checkpoint, heads
 from fgis.main import main
-from fgis.retrieval.evaluate import photo_folds
+from fgis.retrieval.folds import photo_folds
 from fgis.retrieval.operating_point import choose_operating_point
 from tests.tiny import CONFIG, arguments, write_features
 
@@ -193,6 +193,16 @@ def test_evaluate_on_another_file_is_a_transfer(run, features, tmp_path, capsys)
     assert own_report(run) == before
     assert main(arguments(other, run, "--mode=evaluate", "--neighbours")) == 2
     assert "--neighbours: only on the images that the run was trained on" in capsys.readouterr().err
+    listed = tmp_path / "listed.csv"
+    listed.write_text("000.jpg,001.jpg,004.jpg\n005.jpg,000.jpg,006.jpg\n000.jpg,001.jpg,047.jpg\n")
+    assert main(arguments(other, run, "--mode=evaluate", f"--triplets={listed}")) == 0
+    assert f"left out: {listed}:3: no image '047.jpg'" in capsys.readouterr().out
+    found = figures(run / "evaluations" / "features=other,triplets=listed")
+    assert set(found) == {"transfer", "transfer_open_set", "triplets"}
+    x = np.asarray(heads.prepare(load_features(str(other)).features, power=0.5, normalize=True))
+    right = [x[0] @ x[1] > x[0] @ x[4], x[5] @ x[0] > x[5] @ x[6]]
+    assert found["triplets"]["frozen"]["similarity_precision"]["mean"] == np.mean(right)
+    assert {"trained", "left_out"} <= set(found["triplets"])
 
 
 def test_a_run_reports_on_new_photos_and_on_a_second_file_as_well(features, tmp_path, capsys):

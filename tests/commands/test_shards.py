@@ -6,22 +6,13 @@ import numpy as np
 import pytest
 
 from fgis.experiment.galleries import load_gallery
-from fgis.features import extract
+from fgis.features.shares import Share
 from fgis.gallery.scan import scan_folder
-from fgis.gallery.shards import Share, share_of
+from fgis.gallery.shards import share_of
 from fgis.main import main
-from tests.gallery.photos import Network, save
+from tests.gallery.photos import TINY, save
 
-TINY = ("--config.features.backbone=mobilenet_075", "--config.features.weights=none",
-        "--config.features.image_size=(64,64)")  # fmt: skip
 IMAGES = 14
-
-
-@pytest.fixture
-def network(monkeypatch):
-    made = Network()
-    monkeypatch.setattr(extract, "load_extractor", made)
-    return made
 
 
 @pytest.fixture
@@ -96,3 +87,13 @@ def test_shards_of_other_features_are_refused(index):
     code, _, errors = index("--config.features.fit=squash")
     assert (code, errors.count("\n")) == (2, 1)
     assert "config.features.fit" in errors
+
+
+def test_shards_with_other_windows_are_refused_before_anything_is_taken_over(index):
+    index("--shard=1/2", "--tiles=64,32")
+    code, _, errors = index()
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "no --tiles: gallery/shards/1-of-2 was indexed with --tiles=64,32; leave it so" in errors
+    index("--shard=2/2", "--tiles=64,32")
+    assert index("--tiles=64,32")[0] == 0
+    assert load_gallery("gallery").search.windows is not None

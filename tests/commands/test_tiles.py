@@ -8,12 +8,9 @@ import pytest
 from PIL import Image
 
 from fgis.experiment.galleries import load_gallery
-from fgis.features import extract
 from fgis.main import main
-from tests.gallery.photos import Network, photo
+from tests.gallery.photos import TINY, photo
 
-TINY = ("--config.features.backbone=mobilenet_075", "--config.features.weights=none",
-        "--config.features.image_size=(64,64)")  # fmt: skip
 PLACES = {"a.png": (66, 126), "b.png": (258, 17), "deep/c.png": (1, 190)}  # where the object lies: left, top
 SIDE = 64  # pixels of the object, and of a window
 
@@ -22,13 +19,6 @@ def thing(number: int) -> Image.Image:
     """Nine bright fields."""
     fields = np.random.default_rng(number).choice([0, 255], (3, 3, 3)).astype(np.uint8)
     return Image.fromarray(fields).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-
-
-@pytest.fixture
-def network(monkeypatch):
-    made = Network()
-    monkeypatch.setattr(extract, "load_extractor", made)
-    return made
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_the_step_gives_the_same_parameters_under_jit_pmap_and_shard_map(name):
     params, history = five_steps(name, "jit", 1)
     assert max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (params, start(name))), strict=True)) > 1e-3
     for how in ("jit", "pmap", "shard_map"):
-        for devices in (1, 4):
+        for devices in (4,):
             other, other_history = five_steps(name, how, devices)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), params, other)
             for one, two in zip(history, other_history, strict=True):

@@ -236,3 +236,38 @@ class TestFiles:
             config_file.load_config("ukbench:nope")
         with pytest.raises(UserError, match="has no variants"):
             config_file.load_config("photos:nope")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"features.pixels": (57,)}, r"\(57,\) found, but head 'residual' takes no copies; write \(\)"),
+        (
+            {"features.pixels": (57,), "head.name": "deep_ranking"},
+            r"\(57,\) found, but head 'deep_ranking' takes copies of \(\); write the same in config\.head",
+        ),
+        ({"head.name": "visnet", "head.visnet": {}}, r"\(\) found, but head 'visnet' takes copies of \(56, 28\); "),
+        (
+            {"features.pixels": (57,), "features.shrink": "max", "head.name": "visnet", "head.visnet.pixels": (57,)},
+            "maxima of cells need sides that divide 224, and 57 does not; write 56 or 28",
+        ),
+    ],
+)
+def test_copies_of_pixels_that_the_head_does_not_take_are_refused(overrides, message):
+    with pytest.raises(UserError, match=f"config.features.pixels: {message}"):
+        read_settings(changed(overrides))
+
+
+def test_a_run_that_was_saved_before_there_was_a_precision_is_one_of_float32():
+    saved, here = {"train": {"total_steps": 4}}, {"train": {"total_steps": 4, "precision": "float32"}}
+    assert differences(here, saved) == {}
+    here["train"]["precision"] = "bfloat16"
+    assert differences(here, saved) == {"train.precision": ("bfloat16", None)}
+
+
+@pytest.mark.parametrize(("key", "value"), [("parallel", "xmap"), ("precision", "float64")])
+def test_ways_and_precisions_that_there_are_not(key, value):
+    config = ukbench.get_config()
+    config.train[key] = value
+    with pytest.raises(UserError, match=rf"config\.train\.{key}: '{value}' found"):
+        read_settings(to_plain(config))

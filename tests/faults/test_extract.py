@@ -15,7 +15,8 @@ from fgis.features.store import load_features
 PROGRAM = """
 import sys, time
 from fgis.features.collection import load_collection
-from fgis.features.extract import Settings, extract
+from fgis.features.description import Settings
+from fgis.features.extract import extract
 
 images, path, delay = sys.argv[1], sys.argv[2], float(sys.argv[3])
 collection = load_collection("folder", images)

@@ -21,7 +21,7 @@ STEPS = (
 
 
 def command(features, workdir):
-    return [sys.executable, "-m", "fgis.main", *arguments(features, workdir, *STEPS)]
+    return [sys.executable, "-m", "fgis.main", *arguments(features, workdir, *STEPS), "--config.train.devices=1"]
 
 
 def files(workdir):
