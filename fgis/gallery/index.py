@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from fgis.errors import UserError
-from fgis.features.extract import Extractor, Settings, fit_image
+from fgis.features.description import Extractor, Settings, fit_image
 from fgis.features.images import to_rgb
 from fgis.gallery.pictures import Box
 from fgis.gallery.scan import PLUGIN, ImageFile, Scan, register_plugins

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from fgis.retrieval import open_set
 from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.operating_point import OperatingPoint, choose_operating_point
 from fgis.retrieval.rerank import FirstSearch, Rerank
-from fgis.retrieval.search import Gallery, search
+from fgis.retrieval.stored import StoredVectors, row_blocks, search_in
 
 _compiled_distances = jax.jit(pairwise_distances, static_argnums=2)  # one program, not one for each operation
 SAMPLED = 2000  # images of the gallery, at most, that an operating point is chosen on
@@ -29,10 +29,10 @@ Find = Callable[[Float[np.ndarray, "1 d"], int, Where | None], Neighbours]
 class SearchGallery(NamedTuple):
     """A gallery that is ready to be searched: ranked by embeddings, and judged by prepared features."""
 
-    embeddings: Float[np.ndarray, "n d"]
-    prepared: Gallery  # the same, prepared once for all queries, with the distance
-    features: Float[np.ndarray, "n f"]  # what embeddings are made of
-    judging: Gallery  # the same, prepared
+    embeddings: Any  # [n, d]: an array, or ``StoredVectors`` where they do not fit into memory
+    prepared: Any  # the same as ``Gallery`` or ``StoredGallery``, made ready once for all queries, with the distance
+    features: Any  # [n, f], likewise: what embeddings are made of
+    judging: Any  # the same, made ready
     labels: Int[np.ndarray, " n"]
     image_ids: np.ndarray  # [n] str
     prepare: Callable[[np.ndarray], Float[np.ndarray, "m f"]]  # features as the file holds them -> prepared features
@@ -63,7 +63,7 @@ class PictureRanking(NamedTuple):
 
 
 def compute_operating_point(
-    embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], distance: str, seed: int
+    embeddings: Float[np.ndarray, "n d"] | StoredVectors, labels: Int[np.ndarray, " n"], distance: str, seed: int
 ) -> OperatingPoint | None:
     """The operating point of a gallery, from its own images.
 
@@ -100,7 +100,7 @@ def find_nearest(
     """
     if gallery.find:
         return gallery.find(query, k, where)
-    return search(query, gallery.prepared, k)
+    return search_in(query, gallery.prepared, k)
 
 
 def rank_picture(
@@ -123,11 +123,12 @@ def rank_picture(
     k = min(options.k * (DEEPER if gallery.windows else 1), len(rows))
     neighbours = find_nearest(gallery, query, k)
     own = gallery.judging is not gallery.prepared  # otherwise the first search has answered this as well
-    nearest = float((search(prepared, gallery.judging, 1) if own else neighbours).distances[0, 0])
+    nearest = float((search_in(prepared, gallery.judging, 1) if own else neighbours).distances[0, 0])
     if options.rerank:
         neighbours = options.rerank(FirstSearch(query, gallery.embeddings, rows, distance, neighbours, gallery.graph))
     elif options.farthest:
-        distances = np.asarray(_compiled_distances(query, gallery.embeddings, distance))
+        parts = (gallery.embeddings[here] for here in row_blocks(len(rows), gallery.embeddings.shape[1]))
+        distances = np.concatenate([np.asarray(_compiled_distances(query, part, distance)) for part in parts], axis=1)
         order = np.argsort(-distances, axis=1, kind="stable")[:, :k]
         neighbours = Neighbours(order, np.take_along_axis(distances, order, axis=1))
     found = merge_windows(gallery.windows, neighbours, options.k)

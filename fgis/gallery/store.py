@@ -5,8 +5,6 @@ moved or copied keep theirs. Every change is one transaction: a process that is 
 """
 
 import json
-import os
-import socket
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +17,7 @@ from jaxtyping import Int
 
 from fgis.errors import UserError
 from fgis.gallery.pictures import Box
+from fgis.locks import only_process
 
 DATABASE, LOCK = "gallery.sqlite", "gallery.lock"
 WAIT = 30  # seconds that a reader waits for a transaction
@@ -290,23 +289,5 @@ def writing(gallery: str | Path) -> Iterator[None]:
     Raises:
       UserError: another process holds it; the line names the process and its host. Or the folder cannot be written.
     """
-    path = Path(gallery) / LOCK
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise UserError(f"{gallery}: cannot be written ({error.strerror}); name another folder") from error
-    with file:
-        if os.name == "posix":
-            import fcntl  # absent elsewhere
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UserError(f"{gallery}: {holder} is indexing it; wait until that one ends") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    with only_process(Path(gallery) / LOCK, gallery, "is indexing it", keep=True):
         yield

@@ -1,6 +1,7 @@
 """Fonts for pictures with text: no character is drawn as an empty box."""
 
 import importlib.util
+import os
 import unicodedata
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,9 @@ CJK_FONTS = (  # file names of fonts with Chinese, Japanese or Korean characters
     "AppleSDGothicNeo.ttc", "Arial Unicode.ttf", "msyh.ttc", "YuGothM.ttc", "meiryo.ttc", "msgothic.ttc", "malgun.ttf",
     "simsun.ttc",
 )  # fmt: skip
+
+# Characters that DejaVu Sans has: ASCII, the Latin letters of Europe, and usual signs.
+ALWAYS = frozenset(map(chr, (*range(0x20, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x180)))) | frozenset("–—…×·’“”€")
 
 
 def visible(text: str, drawable: frozenset[int] | None = None) -> str:
@@ -39,7 +43,7 @@ def choose_font(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     has, it is DejaVu Sans, and the characters that it lacks are escaped.
     """
     shown, latin = visible(text), _latin_font()
-    if shown.isascii():  # which the font has; nothing slow is imported to ask it
+    if all(character in ALWAYS for character in shown):  # nothing slow is imported to ask the font
         return shown, ImageFont.truetype(latin, size)
     wanted = frozenset(map(ord, shown))
     path = latin
@@ -58,6 +62,7 @@ def _latin_font() -> str:
 
 @cache
 def _cjk_fonts() -> list[str]:
+    import_matplotlib()
     from matplotlib import font_manager  # importing it lists the fonts of the system: only where one is needed
 
     installed = {Path(path).name: path for path in sorted(font_manager.findSystemFonts())}
@@ -66,6 +71,20 @@ def _cjk_fonts() -> list[str]:
 
 @cache
 def _code_points(path: str) -> frozenset[int]:
+    import_matplotlib()
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(path).get_charmap())
+
+
+def import_matplotlib() -> None:
+    """Imports matplotlib whatever backend the environment names: nothing here draws on a screen.
+
+    A notebook leaves its own backend in ``MPLBACKEND``, which matplotlib refuses to be imported with elsewhere.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend

@@ -1,9 +1,11 @@
 """``report.html``: a summary in words, the tables, and, folded up, curves, examples and the configuration."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fgis.base import RunPlan
+from fgis.features.joined import listed
 from fgis.report import plots, summary
 from fgis.report.examples import Examples
 from fgis.report.pages import render_template
@@ -49,6 +51,8 @@ def report_html(
 
 def _title(features: Mapping[str, Any]) -> str:
     collection, backbone = features.get("collection"), features.get("backbone")
+    if len(paths := listed(features.get("path", ""))) > 1:  # each described by another network
+        return f"{collection or 'images'} on {' + '.join(Path(path or 'bundled').stem for path in paths)} features"
     return f"{collection or 'images'} on {backbone} features" if backbone else str(collection or "report")
 
 

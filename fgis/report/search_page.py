@@ -1,6 +1,7 @@
 """What a search with an image shows: a verdict in words, a self-contained page, and a montage as one picture."""
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,11 +54,12 @@ class SearchResult(NamedTuple):
     order: str  # in words, such as ``NEAREST_FIRST``
     gallery: str  # in words: what was searched, and by which embedding
     milliseconds: Mapping[str, float]  # of each stage
+    words: bool = False  # the query is a text: ``path`` is that, and nothing is judged by its distance
 
     @property
     def query(self) -> str:
         """The name of the query's file."""
-        return Path(self.path).name
+        return self.path if self.words else Path(self.path).name
 
 
 def verdict(result: SearchResult) -> Verdict:
@@ -68,6 +70,8 @@ def verdict(result: SearchResult) -> Verdict:
 def verdict_words(result: SearchResult) -> str:
     """The verdict as a sentence without its full stop, with the distances that it rests on."""
     point, nearest = result.point, f"nearest at {result.nearest:.4f}"
+    if result.words:
+        return f"ordered by likeness to the words: {nearest}; whether the gallery has such images is not judged"
     if point is None:
         return f"the gallery holds one object, which tells nothing about others: {nearest}"
     if verdict(result) == "known":
@@ -96,6 +100,15 @@ def search_html(result: SearchResult) -> str:
         query=thumbnail(result.picture, SIDE),
         matches=matches,
     )
+
+
+def text_card(text: str) -> Image.Image:
+    """A text as the picture of a query, in lines of about 28 letters, of which the first eight are shown."""
+    card = Image.new("RGB", (SIDE, SIDE * 3 // 4), "white")
+    for number, line in enumerate(textwrap.wrap(visible(text), 28)[:8]):
+        shown, font = choose_font(line, 2 * FONT_SIZE - 4)
+        ImageDraw.Draw(card).text((GAP, GAP + 27 * number), shown, "black", font)
+    return card
 
 
 def montage(result: SearchResult) -> Image.Image:
@@ -211,8 +224,8 @@ def document(result: SearchResult) -> dict[str, Any]:
     ]
     return {
         "query": result.path,
-        "known": verdict(result) == "known",
-        "verdict": verdict(result),
+        "known": None if result.words else verdict(result) == "known",
+        "verdict": None if result.words else verdict(result),
         "nearest": result.nearest,
         **json_types(result.point._asdict() if result.point else dict.fromkeys(OperatingPoint._fields)),
         "results": results,

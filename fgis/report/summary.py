@@ -1,10 +1,12 @@
 """A report in words: one paragraph that says what the trained head adds, and the text for the terminal."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
+from fgis.files import read_json
 from fgis.report.tables import defined, distinguishable, make_cell, tables
 
 SCOPES = {  # by preference: figures say most about new objects where nothing is fitted to what is searched
@@ -22,6 +24,16 @@ USES = {  # what a search may be for: an evaluation, and its queries in words
 }
 DECIDES = ("new_photos", "unseen_objects")  # whether a search uses the head: the first of these that a report has
 VERDICTS = {1: "helps with", 0: "shows no difference with", -1: "hurts with"}
+
+
+def read_report(path: str | Path) -> dict[str, Any] | None:
+    """The report in a JSON file; None where there is none, or where the file holds anything else."""
+    report: Any = read_json(path)
+    try:
+        report_text(report)
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
+        return None
+    return report
 
 
 def paragraph(report: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 TITLES = {
-    "closed_set": "every image is a query, the gallery is all images, and the head was trained on all of them",
+    "closed_set": "the gallery is all images, and the head was trained on all of them",
     "unseen_objects": "queries show objects that the head was not trained on, the gallery is all images",
     "unseen_gallery": "the same queries, and a gallery of objects that the head was not trained on either, so that "
     "fitting the gallery cannot raise the figures",

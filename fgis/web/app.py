@@ -18,7 +18,7 @@ from fgis.errors import UserError
 from fgis.gallery.loaded import LoadedGallery
 from fgis.retrieval.rerank import Rerank
 from fgis.web.api import api_routes, refusal
-from fgis.web.searcher import DescribePlaces, Searcher
+from fgis.web.searcher import ByText, DescribePlaces, Searcher
 
 HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")  # names that this machine alone has
 HEADERS = {
@@ -37,6 +37,7 @@ def make_app(
     *,
     reranks: Mapping[str, Rerank] | None = None,
     describe_places: DescribePlaces | None = None,
+    by_text: ByText | None = None,
     hosts: Sequence[str] = HOSTS,
 ) -> Starlette:
     """The page and its API.
@@ -46,6 +47,8 @@ def make_app(
       reranks: the re-rankings that can be chosen, by name.
       describe_places: an upright picture -> its features at every place, [1, h, w, f], whose mean over places is what
         the gallery holds; None where there is no such function: then there are no heat maps.
+      by_text: gives the gallery as words are compared with it, and a function from words to their vector; it is called
+        with every search by words. None where the network reads none.
       hosts: the names by which the server may be called; a page of another site that has its name resolved to this
         machine is refused. ``("*",)`` for any.
 
@@ -55,7 +58,7 @@ def make_app(
     pages = [Route("/", static_file("page.html"))]
     pages += [Route(f"/{name}", static_file(name)) for name in STATIC if name != "page.html"]
     return Starlette(
-        routes=[*pages, *api_routes(Searcher(loaded, reranks or {}, describe_places))],
+        routes=[*pages, *api_routes(Searcher(loaded, reranks or {}, describe_places, by_text))],
         middleware=[
             Middleware(PrivateHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),

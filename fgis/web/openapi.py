@@ -21,8 +21,8 @@ MATCH = RECORD | {
 BOX = {"type": "array", "items": WHOLE, "description": "x, y, width and height of the part that is alike, in pixels"}
 SEARCHED = {
     "query": TEXT,
-    "known": {"type": "boolean"},
-    "verdict": {"enum": ["known", "uncertain", "absent"]},
+    "known": {"type": ["boolean", "null"]},
+    "verdict": {"enum": ["known", "uncertain", "absent", None], "description": "null of words, which are not judged"},
     "nearest": MAYBE,
     **{name: MAYBE for name in ("threshold", "limit", "detection", "false_alarms", "missed")},
     "milliseconds": {"type": "object", "additionalProperties": NUMBER},
@@ -40,6 +40,7 @@ def describe_api(reranks: Sequence[str], heads: Sequence[str]) -> dict[str, Any]
     """The document of a gallery with these re-rankings and heads."""
     image, label, folder = (_parameter(name, TEXT) for name in ("image", "label", "folder"))
     picture = _parameter("picture", TEXT, "the key of an upload, in place of an image id")
+    text = _parameter("text", TEXT, "words, in place of an image, where the gallery's network reads them")
     crop = _parameter("crop", TEXT, "x,y,w,h in pixels of the upright picture")
     pair = [image, picture, crop, _parameter("with", TEXT, "the id of the other image")]
     wanted = [
@@ -70,7 +71,7 @@ def describe_api(reranks: Sequence[str], heads: Sequence[str]) -> dict[str, Any]
             "post": _operation("Upload a picture", [name], _json("Upload"), "201") | {"requestBody": body}
         },
         "/api/search": {
-            "get": _operation("Search with an image of the gallery or an upload", [image, picture, *wanted], found),
+            "get": _operation("Search with an image, an upload or words", [image, picture, text, *wanted], found),
             "post": _operation("Upload a picture and search with it", [name, *wanted], found) | {"requestBody": body},
         },
         "/api/agreement": {"get": _operation("Where a query and an image agree", pair, _json("Agreement"))},
@@ -95,6 +96,7 @@ def _schemas() -> dict[str, Any]:
         "heads": _list(TEXT),
         "head": TEXT | {"description": "that ranks where none is named"},
         "agreement": {"type": "boolean"},
+        "text": {"type": "boolean", "description": "whether words can be searched with"},
     }
     parts = _list(_list(NUMBER)) | {"description": "of the similarity, at every place, row by row"}
     return {

@@ -10,11 +10,12 @@ from fgis.ranges import nearest
 MOST_LISTED = 500
 MOST_MARKS = 100
 DEFAULT_LISTED = 24
+LONGEST_TEXT = 1000  # letters
 MARKS = ("relevant", "not_relevant")
 
 
 class PageQuery(NamedTuple):
-    """A search: with an image of the gallery or with an uploaded picture, where in the gallery, and how ordered."""
+    """A search: with an image of the gallery, an uploaded picture or words, where in the gallery, and how ordered."""
 
     image: str = ""  # an image id of the gallery, or
     picture: str = ""  # the key of an upload
@@ -26,6 +27,7 @@ class PageQuery(NamedTuple):
     folder: str = ""
     relevant: tuple[str, ...] = ()  # image ids that the query moves to
     not_relevant: tuple[str, ...] = ()  # image ids that it moves away from
+    text: str = ""  # words, in place of an image or an upload
 
 
 def read_page_query(
@@ -47,9 +49,15 @@ def read_page_query(
     head = values.get("head", "")
     if head and head not in heads:
         raise UserError(f"head: no such head; {nearest(head, heads) if heads else 'this gallery has none'}")
-    image, picture = values.get("image", ""), values.get("picture", "")
-    if bool(image) == bool(picture):
-        raise UserError("image, picture: name one of them, an image of the gallery or the key of an upload")
+    image, picture, text = values.get("image", ""), values.get("picture", ""), values.get("text", "").strip()
+    if [bool(image), bool(picture), bool(text)].count(True) != 1:
+        raise UserError(
+            "image, picture, text: name one of them: an image of the gallery, the key of an upload or words"
+        )
+    if text and (crop or rerank or head):
+        raise UserError("text: does not go with crop, rerank or head; leave these out")
+    if len(text) > LONGEST_TEXT:
+        raise UserError(f"text: more than {LONGEST_TEXT} letters; write fewer")
     marks = [tuple(dict.fromkeys(value for key, value in parameters if key == name)) for name in MARKS]
     if len(marks[0]) + len(marks[1]) > MOST_MARKS:
         raise UserError(f"relevant, not_relevant: more than {MOST_MARKS} marks; leave some out")
@@ -58,6 +66,7 @@ def read_page_query(
     return PageQuery(
         image=image,
         picture=picture,
+        text=text,
         crop=crop,
         k=read_whole(values, "k", DEFAULT_LISTED, 1, MOST_LISTED),
         rerank=rerank,

@@ -31,11 +31,12 @@ from fgis.web.ranking import (
     rows_of_images,
     similarity,
 )
-from fgis.web.uploads import Uploads
+from fgis.web.uploads import Uploads, crop_picture
 
 KEPT_FEATURES = 2000  # of pictures and parts of them that were described: going back costs no second description
 SHOWN_SIDE = 1280  # pixels, the longer side of a picture on the page
 DescribePlaces = Callable[[Image.Image], np.ndarray]  # an upright picture -> its features at every place, [1, h, w, f]
+ByText = Callable[[], tuple[SearchGallery, Callable[[str], np.ndarray]]]  # the gallery by words, and their vectors
 NO_PICTURE = Image.new("RGB", (1, 1))  # documents show none
 
 
@@ -53,12 +54,17 @@ class Searcher:
     """A gallery, the pictures that were uploaded to it, and what is already known of them."""
 
     def __init__(
-        self, loaded: LoadedGallery, reranks: Mapping[str, Rerank], describe_places: DescribePlaces | None = None
+        self,
+        loaded: LoadedGallery,
+        reranks: Mapping[str, Rerank],
+        describe_places: DescribePlaces | None = None,
+        by_text: ByText | None = None,
     ) -> None:
         """Lists the folders and labels of the gallery; searches nothing yet."""
         self.loaded, self.reranks, self.uploads = loaded, dict(reranks), Uploads()
         cosine = loaded.search.judging.distance in DIRECTIONS
         self.describe_places = describe_places if cosine else None
+        self.by_text = by_text
         ids = [record.image_id for record in loaded.records]
         self.row_of = {image_id: row for row, image_id in enumerate(ids)}
         self.labels = np.array([record.label for record in loaded.records], dtype=object)
@@ -103,6 +109,7 @@ class Searcher:
             "heads": list(self.loaded.heads),
             "head": self.loaded.head,
             "agreement": self.describe_places is not None,
+            "text": self.by_text is not None,
         }
 
     def list_images(self, label: str, folder: str, start: int, count: int) -> dict[str, Any]:
@@ -126,7 +133,7 @@ class Searcher:
         """
         milliseconds: dict[str, float] = {}
         described = self._describe_query(query, milliseconds)
-        gallery, began = self._ranked_by(query.head), perf_counter()
+        gallery, began = self._by_words()[0] if query.text else self._ranked_by(query.head), perf_counter()
         marks = [[self.find_row(name) for name in names] for names in (query.relevant, query.not_relevant)]
         moved = move_query(described.prepared, *(gallery.features[rows] for rows in marks))
         rows = self.select_rows(query.label, query.folder)
@@ -208,7 +215,19 @@ class Searcher:
         image.save(buffer, "JPEG", quality=88)
         return buffer.getvalue()
 
+    def _by_words(self) -> tuple[SearchGallery, Callable[[str], np.ndarray]]:
+        """The gallery as words are compared with it, opened with the first of them."""
+        if self.by_text is None:
+            raise UserError("text: the network that described this gallery reads no texts; search with a picture")
+        with self._describing:
+            return self.by_text()
+
     def _describe_query(self, query: PageQuery, milliseconds: dict[str, float]) -> Described:
+        if query.text:
+            (_, encode), began = self._by_words(), perf_counter()
+            vector = encode(query.text)
+            milliseconds["describe"] = 1000 * (perf_counter() - began)
+            return Described(query.text, vector, None, 0, 0)
         if query.picture:
             upload, own = self.uploads.find(query.picture), None
             name, width, height = upload.name, upload.width, upload.height
@@ -261,7 +280,7 @@ class Searcher:
         self, query: PageQuery, described: Described, found: Found, judged: Float[np.ndarray, " k"],
         nearest: float, milliseconds: dict[str, float],
     ) -> search_page.SearchResult:  # fmt: skip
-        gallery = self.loaded.search
+        gallery = self._by_words()[0] if query.text else self.loaded.search
         listed = zip(found.images.tolist(), found.distances.tolist(), judged.tolist(), found.boxes, strict=True)
         matches = [
             search_page.Match(
@@ -286,6 +305,7 @@ class Searcher:
             order=order,
             gallery=gallery.words,
             milliseconds=milliseconds,
+            words=bool(query.text),
         )
 
     def _words(
@@ -322,14 +342,3 @@ class Searcher:
         """A distance whose bar is half full, for distances that are not told as a cosine."""
         point = self.loaded.search.point
         return point.threshold if point and np.isfinite(point.threshold) and point.threshold > 0 else 1.0
-
-
-def crop_picture(image: Image.Image, box: Box) -> Image.Image:
-    """The part of an upright picture; ``UserError`` where the box does not lie within it."""
-    x, y, width, height = box
-    if x + width > image.width or y + height > image.height:
-        raise UserError(
-            f"crop: the box {x},{y},{width},{height} is not within the picture, which is {image.width} x "
-            f"{image.height} pixels upright; write x,y,w,h inside it"
-        )
-    return image.crop((x, y, x + width, y + height))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fgis.errors import UserError
 from fgis.features.images import to_rgb
+from fgis.gallery.pictures import Box
 from fgis.report.fonts import visible
 
 MOST_BYTES = 50_000_000  # of one picture's file
@@ -114,3 +115,14 @@ def decode_upload(content: bytes, name: str) -> Image.Image:
 
 def _too_many_pixels(name: str) -> UserError:
     return UserError(f"{name}: more than {MOST_PIXELS // 1_000_000} million pixels; choose a smaller picture")
+
+
+def crop_picture(image: Image.Image, box: Box) -> Image.Image:
+    """The part of an upright picture; ``UserError`` where the box does not lie within it."""
+    x, y, width, height = box
+    if x + width > image.width or y + height > image.height:
+        raise UserError(
+            f"crop: the box {x},{y},{width},{height} is not within the picture, which is {image.width} x "
+            f"{image.height} pixels upright; write x,y,w,h inside it"
+        )
+    return image.crop((x, y, x + width, y + height))

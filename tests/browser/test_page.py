@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from PIL import Image
 
-from tests.web.galleries import describe_colours, loaded_gallery, scene
+from tests.web.galleries import describe_colours, gallery_by_words, loaded_gallery, scene
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -37,7 +37,8 @@ def address():
     loaded = loaded_gallery(PICTURES)
     mirrored = loaded.search._replace(embed=lambda x: -x, words="backwards")  # what is least alike comes first
     heads = {"features": lambda: loaded.search, "runs/backwards": lambda: mirrored}
-    app = make_app(loaded._replace(heads=heads), reranks=reranks, describe_places=places)
+    words = gallery_by_words(loaded)
+    app = make_app(loaded._replace(heads=heads), reranks=reranks, describe_places=places, by_text=words)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -418,3 +419,23 @@ CONTRAST = """
   }
   return found;
 """
+
+
+def test_words_search_without_a_picture(page):
+    """The query is shown as words; tools of pictures are hidden; a result is the next query."""
+    page.at("#text").send_keys("blue")
+    page.click("#words button")
+    assert page.query == "?text=blue"
+    assert page.text("#query-name") == "“blue”"
+    assert page.text("#verdict-words").startswith("Ordered by likeness to the words")
+    for hidden in ("#frame", "#hint", "#rerank-tool", "#head-tool", "#grid .beside"):
+        assert not page.at(hidden).is_displayed()
+    first = page.ids[0]
+    page.click(f"{page.tile(first)} .picture")
+    assert page.query.startswith("?image=")
+    assert page.at("#frame").is_displayed()
+    assert page.run("return document.getElementById('text').value") == ""
+    page.driver.back()
+    page.wait("return location.search === '?text=blue'")
+    page.settle()
+    assert page.ids[0] == first

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fgis.features.extract import Extractor, Settings
+from fgis.features.description import Extractor, Settings
 
+TINY = ("--config.features.backbone=mobilenet_075", "--config.features.weights=none",
+        "--config.features.image_size=(64,64)")  # fmt: skip
 SETTINGS = Settings("mobilenet_075", (64, 64), weights="none", batch_size=4)
 
 
@@ -32,7 +34,7 @@ class Network:
     def __init__(self):
         self.loaded, self.described = 0, 0
 
-    def __call__(self, settings=None) -> Extractor:
+    def __call__(self, settings=None, devices=()) -> Extractor:
         self.loaded += 1
         return Extractor(self.run, lambda: (192,), {"weights_sha256": "5" * 64})
 

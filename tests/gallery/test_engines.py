@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from contextlib import closing
 
 import numpy as np
@@ -14,6 +15,7 @@ from fgis.gallery.engines.exact import ExactEngine
 from fgis.gallery.store import ImageRecord
 from fgis.retrieval.search import search
 from tests.gallery.engines import needs_milvus
+from tests.gallery.milvus_server import ADDRESS
 
 ODD = ['a/it\'s "odd".jpg', "b\\d/é 山\n.jpg", "c%_.jpg"]
 POINTS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
@@ -28,12 +30,18 @@ def make(request, tmp_path):
         if request.param == "exact":
             return ExactEngine(distance)
         name = f"{distance}_{dimensions}"
-        engine = milvus.open_milvus(str(tmp_path / "m.db"), distance, dimensions, collection=name, create=True)
+        address = os.environ[ADDRESS] if request.param == "server" else str(tmp_path / "m.db")
+        if request.param == "server":
+            with closing(milvus.connect(address)) as client:
+                client.drop_collection(name)
+        engine = milvus.open_milvus(address, distance, dimensions, collection=name, create=True)
         opened.append(engine)
         return engine
 
-    if request.param == "milvus":
+    if request.param != "exact":
         needs_milvus()
+    if request.param == "server" and ADDRESS not in os.environ:
+        pytest.skip("no Milvus server is named; type: python -m tests.gallery.milvus_server")
     yield make
     for engine in opened:
         engine.close()
@@ -45,10 +53,10 @@ def record(image_id="a.jpg", label="", **more):
     )
 
 
-both = pytest.mark.parametrize("make", ["exact", "milvus"], indirect=True)
+every = pytest.mark.parametrize("make", ["exact", "milvus", "server"], indirect=True)
 
 
-@both
+@every
 def test_the_contract(make):
     engine = make()
     assert engine.image_ids() == []
@@ -77,7 +85,7 @@ def test_the_contract(make):
     engine.delete([])
 
 
-@both
+@every
 def test_what_is_refused(make):
     engine = make()
     engine.upsert(ODD, ["", "", ""], POINTS)
@@ -101,7 +109,7 @@ def test_what_is_refused(make):
     assert engine.image_ids() == sorted(ODD)
 
 
-@pytest.mark.parametrize("make", ["milvus"], indirect=True)
+@pytest.mark.parametrize("make", ["milvus", "server"], indirect=True)
 @pytest.mark.parametrize("distance", ["cosine", "euclidean", "inner_product"])
 def test_a_flat_index_agrees_with_the_exact_search_in_every_row(make, distance):
     """Also among copies, near copies and a zero vector, with and without a filter; to the last bit."""

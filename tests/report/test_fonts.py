@@ -30,10 +30,10 @@ def test_without_a_font_that_has_them_characters_are_escaped(monkeypatch):
 def test_a_font_that_has_every_character_is_preferred(monkeypatch):
     latin = fonts._latin_font()
     serif = latin.replace("DejaVuSans.ttf", "DejaVuSerif.ttf")
-    points = {latin: frozenset(map(ord, "ab.jpg")), serif: frozenset(map(ord, "ab.jpgé"))}
+    points = {latin: frozenset(map(ord, "ab.jpg")), serif: frozenset(map(ord, "ab.jpgж"))}
     monkeypatch.setattr(fonts, "_cjk_fonts", lambda: [serif])
     monkeypatch.setattr(fonts, "_code_points", points.get)
-    assert [fonts.choose_font(text, 13)[1].getname()[0] for text in ("a.jpg", "é.jpg")] == [
+    assert [fonts.choose_font(text, 13)[1].getname()[0] for text in ("a.jpg", "ж.jpg")] == [
         "DejaVu Sans",
         "DejaVu Serif",
     ]
@@ -49,3 +49,11 @@ def test_no_character_is_drawn_as_an_empty_box():
     for character in "éΩЖ":
         shown, font = fonts.choose_font(character, 20)
         assert not np.array_equal(draw(shown, font), box)
+
+
+def test_usual_characters_are_drawn_without_asking_the_font(monkeypatch):
+    assert {ord(character) for character in fonts.ALWAYS} <= fonts._code_points(fonts._latin_font())
+    monkeypatch.setattr(fonts, "_code_points", None)
+    shown, font = fonts.choose_font("Größe 3 – Ärmel…", 12)
+    assert shown == "Größe 3 – Ärmel…"
+    assert font.path.endswith("DejaVuSans.ttf")

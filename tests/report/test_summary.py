@@ -70,7 +70,7 @@ def test_the_text_is_the_paragraph_and_the_tables():
     found = report(closed_set=evaluation(GAIN), transfer=evaluation(UNDEFINED, without_relatives=8))
     text = summary.report_text(found)
     assert text.startswith(summary.paragraph(found) + "\n")
-    assert "closed set: every image is a query" in text
+    assert "closed set: the gallery is all images" in text
     lines = [line.split("  ") for line in text.splitlines()]
     assert ["trained head", "3.7500 [3.5000, 4.0000]"] in [[cell.strip() for cell in line if cell] for line in lines]
     assert "so there is nothing to score." in text

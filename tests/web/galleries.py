@@ -77,3 +77,8 @@ def averaged_gallery(pictures: dict[str, Image.Image], distance: str = "cosine")
     ids = sorted(pictures)
     features = np.concatenate([describe(pictures[name]) for name in ids])
     return gallery_of(ids, features, pictures.get, distance)._replace(describe=describe)
+
+
+def gallery_by_words(loaded):
+    """What ``make_app`` takes as ``by_text``: a text is the vector of a picture of that colour."""
+    return lambda: (loaded.search._replace(point=None), lambda text: describe_colours(Image.new("RGB", SIZE, text)))

@@ -19,7 +19,14 @@ from fgis.retrieval.rerank import local_scaling
 from fgis.retrieval.search import prepare_gallery
 from fgis.web import api, uploads
 from fgis.web.app import make_app
-from tests.web.galleries import averaged_gallery, describe_colours, describe_places, loaded_gallery, scene
+from tests.web.galleries import (
+    averaged_gallery,
+    describe_colours,
+    describe_places,
+    gallery_by_words,
+    loaded_gallery,
+    scene,
+)
 
 SCRIPT = "<img src=x onerror=alert(1)>.jpg"
 PICTURES = {
@@ -351,6 +358,34 @@ def test_the_api_is_described_by_openapi(client):
             assert set(found["results"][0]) == set(row)
     references = json.dumps(document).split('"$ref": "#/components/schemas/')[1:]
     assert {text.split('"')[0] for text in references} <= set(schemas)
+
+
+def test_words_order_the_gallery_and_nothing_is_judged(client, loaded):
+    """Within a folder and with marks as pictures do; the nearest to green is green."""
+    assert client.get("/api/gallery").json()["text"] is False
+    assert "reads no texts; search with a picture" in error_of(client.get("/api/search?text=green"), 400)
+    app = make_app(loaded, reranks={"local_scaling": partial(local_scaling, k=2)}, by_text=gallery_by_words(loaded))
+    reading = TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
+    assert reading.get("/api/gallery").json()["text"] is True
+    document = reading.get("/api/search?text=green").json()
+    assert document["query"] == "green"
+    assert document["results"][0]["image_id"] == "green.jpg"
+    assert (document["known"], document["verdict"], document["threshold"]) == (None, None, None)
+    assert document["words"].startswith("ordered by likeness to the words: nearest at ")
+    assert {one["near"] for one in document["results"]} == {None}
+    assert loaded.search.point  # pictures are judged
+    assert {name.split("/")[0] for name in found(reading.get("/api/search?text=red&folder=blue"))} == {"blue"}
+    assert found(reading.get("/api/search?text=red&label=red")) == ["red/1.jpg", "red/2.jpg", "red/more/3.jpg"]
+    moved = reading.get("/api/search?text=red&relevant=blue/1.jpg").json()
+    assert moved["changes"]["up"] + moved["changes"]["down"] > 0
+    for parameters, words in (
+        ("text=red&image=green.jpg", "image, picture, text: name one of them"),
+        ("text=red&rerank=local_scaling", "text: does not go with crop, rerank or head; leave these out"),
+        ("text=red&crop=1,1,9,9", "text: does not go with crop"),
+        (f"text={'red' * 400}", "text: more than 1000 letters"),
+        ("text=%20", "image, picture, text: name one of them"),
+    ):
+        assert error_of(reading.get(f"/api/search?{parameters}"), 400).startswith(words)
 
 
 def test_a_first_view_shows_all_parts_of_a_gallery(client):

@@ -108,8 +108,8 @@ def test_a_query_is_read_from_an_address():
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
-        ([], "image, picture: name one of them"),
-        ([("image", "a"), ("picture", "b")], "image, picture: name one of them"),
+        ([], "image, picture, text: name one of them"),
+        ([("image", "a"), ("picture", "b")], "image, picture, text: name one of them"),
         ([("image", "a"), ("k", "0")], "k: '0' found; write a whole number from 1 to 500"),
         ([("image", "a"), ("k", "1e9")], "k: '1e9' found"),
         ([("image", "a"), ("crop", "1,2,3")], "crop: not x,y,w,h"),

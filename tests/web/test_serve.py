@@ -98,5 +98,5 @@ def test_a_folder_is_indexed_served_searched_and_the_server_stopped(tmp_path, st
     finally:
         server.kill()
     assert server.returncode == 130
-    assert "stopped; the gallery is as it was" in output
+    assert "stopped; the gallery is as it was" in output + errors
     assert "Traceback" not in errors

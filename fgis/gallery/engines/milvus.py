@@ -7,6 +7,7 @@ candidates are fetched.
 
 import json
 import logging
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -129,8 +130,8 @@ class MilvusEngine:
         """(image id, label) and vector of the ``depth`` nearest by Milvus."""
         with one_line(self._collection):
             (found,) = self._client.search(
-                self._collection, data=[query], limit=depth, filter=text, output_fields=["label", "embedding"],
-                anns_field="embedding", consistency_level="Strong",
+                self._collection, data=[query], limit=depth, filter=text, anns_field="embedding",
+                output_fields=["image_id", "label", "embedding"], consistency_level="Strong",
             )  # fmt: skip
         rows = [(one["image_id"], one["entity"]["label"]) for one in found]
         vectors = np.array([one["entity"]["embedding"] for one in found], np.float32)
@@ -198,6 +199,8 @@ def connect(address: str, create: bool = False) -> Any:
         raise UserError(f"{address}: no such file; export a gallery to it first")
     if is_file and Path(address).is_file():
         raise UserError(f"{address}: a file of another program (milvus-lite keeps a folder); choose another name")
+    # A connection that rests is pinged more often than milvus-lite allows, which gRPC writes on stderr and gets over.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import pymilvus
 

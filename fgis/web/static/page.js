@@ -6,7 +6,7 @@
   let gallery = null, found = null, listed = null, waiting = null;
 
   // ---- the state and its address
-  const ONE = ["image", "picture", "crop", "rerank", "head", "folder", "label", "k", "cut", "compare", "heat"];
+  const ONE = ["image", "picture", "text", "crop", "rerank", "head", "folder", "label", "k", "cut", "compare", "heat"];
   const read = () => {
     const values = new URLSearchParams(location.search), state = {};
     for (const key of ONE) state[key] = values.get(key) || "";
@@ -76,7 +76,7 @@
 
   // ---- drawing
   const draw = async () => {
-    const state = read(), searching = Boolean(state.image || state.picture);
+    const state = read(), searching = Boolean(state.image || state.picture || state.text);
     if (waiting) waiting.abort();
     const mine = (waiting = new AbortController());
     const options = { signal: mine.signal };
@@ -89,7 +89,7 @@
       choose(state);
       if (searching) {
         drawQuery(state);
-        const keys = ["image", "picture", "crop", "rerank", "head", "folder", "label", "k", "relevant", "not_relevant"];
+        const keys = ["image", "picture", "text", "crop", "rerank", "head", "folder", "label", "k", "relevant", "not_relevant"];
         const key = address(state, keys);
         if (!found || found.key !== key) {
           found = { key, ...(await api("search", { k: String(LISTED), ...withoutEmpty(state) }, keys, options)) };
@@ -140,14 +140,18 @@
     fill("head", headName(gallery.head), others.map((name) => [name, headName(name)]));
   };
   const choose = (state) => {
-    const searching = Boolean(state.image || state.picture);
+    const searching = Boolean(state.image || state.picture || state.text);
     for (const name of ["folder", "label", "rerank", "head"]) $(name).value = state[name];
-    $("rerank-tool").hidden = !searching || !gallery.reranks.length;
-    $("head-tool").hidden = !searching || gallery.heads.length < 2;
+    $("rerank-tool").hidden = !searching || Boolean(state.text) || !gallery.reranks.length;
+    $("head-tool").hidden = !searching || Boolean(state.text) || gallery.heads.length < 2;
+    $("words").hidden = !gallery.text;
+    $("text").value = state.text;
     $("cut-tool").hidden = !searching;
   };
 
   const drawQuery = (state) => {
+    document.body.classList.toggle("by-words", Boolean(state.text));
+    if (state.text) return showBox(null);
     const image = $("query-picture"), source = large(state);
     if (image.getAttribute("src") !== source) image.src = source;
     image.alt = "the query";
@@ -159,10 +163,11 @@
     element.style.width = `min(100%, calc(${room} * ${(width / height).toFixed(4)}))`;
   };
   const drawVerdict = (state) => {
-    fit($("frame"), found.width, found.height, "var(--room)");
-    $("query-name").textContent = found.query.split("/").pop() + (state.crop ? " · a part of it" : "");
+    const name = state.text ? `“${found.query}”` : found.query.split("/").pop();
+    if (!state.text) fit($("frame"), found.width, found.height, "var(--room)");
+    $("query-name").textContent = name + (state.crop ? " · a part of it" : "");
     $("query-name").title = found.query;
-    document.title = `${found.query.split("/").pop()} · fgis`;
+    document.title = `${name} · fgis`;
     $("verdict").hidden = false;
     $("verdict").className = `verdict ${found.verdict}`;
     $("verdict-words").textContent = found.words[0].toUpperCase() + found.words.slice(1) + ".";
@@ -211,9 +216,10 @@
     applyCut(state);
     const depth = Number(state.k) || (found ? LISTED : BROWSED);
     const all = found ? found.searched : listed.all, most = found ? MOST : 200;
-    $("more").hidden = listed.length < depth || listed.length >= all || depth >= most;
+    $("more").hidden = listed.length < depth || (!inParts() && listed.length >= all) || depth >= most;
     drawCompare(state);
   };
+  const inParts = () => Boolean(found) && listed.some((one) => one.box);  // one picture may be listed several times
   const headline = () => {
     const shown = [...$("grid").children].filter((item) => !item.hidden).length;
     if (!listed) $("headline").textContent = "";
@@ -223,8 +229,10 @@
         : "No picture here.";
     } else {
       const cut = shown === listed.length ? "" : `, ${shown} of them within the cut-off`;
-      $("headline").textContent =
-        `${count(listed.length, "picture")} of ${found.searched.toLocaleString("en")}, ${found.order}${cut}`;
+      const shownOf = inParts()
+        ? `${count(listed.length, "part")} of ${count(found.searched, "picture")}`
+        : `${count(listed.length, "picture")} of ${found.searched.toLocaleString("en")}`;
+      $("headline").textContent = `${shownOf}, ${found.order}${cut}`;
     }
   };
   const tile = (one, state) => {
@@ -324,7 +332,7 @@
 
   // ---- side by side
   const drawCompare = (state) => {
-    const place = found && state.compare ? listed.findIndex((one) => one.image_id === state.compare) : -1;
+    const place = found && state.compare && !state.text ? listed.findIndex((one) => one.image_id === state.compare) : -1;
     if (place < 0) {
       heated = "";
       if ($("compare").open) $("compare").close();
@@ -478,6 +486,13 @@
   });
   for (const name of ["folder", "label", "rerank", "head"]) $(name).addEventListener("change", () => go({ [name]: $(name).value, k: "" }));
   $("tools").addEventListener("submit", (event) => event.preventDefault());
+  $("words").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = $("text").value.trim(), { folder, label } = read();
+    if (!text) return;
+    history.pushState(null, "", "/" + address({ folder, label, text }, ["folder", "label", "text"]));
+    draw().then(() => scrollTo(0, 0));
+  });
   $("cut").addEventListener("input", () => {
     const cut = Number($("cut").value) >= Number($("cut").max) ? "" : $("cut").value;
     history.replaceState(null, "", "/" + address({ ...read(), cut }));
