@@ -5,8 +5,8 @@
 Files hold the same images in any order, each described by another network; without flags the bundled ones of
 MobileNetV2 are taken. Every file is prepared (square root, unit length), and all are laid side by side with equal
 weights, so that the cosine of the whole is the mean of the cosines. Whitening is learnt on the first images without
-labels, its strength chosen on folds of their objects; re-rankings and their parameters are chosen on them as well. The
-further images are measured once, in a gallery of these alone.
+labels, its strength chosen on folds of their objects; re-rankings and their parameters are chosen on them as well, and
+one is learnt from them. The further images are measured once, in a gallery of these alone.
 """
 
 import argparse
@@ -21,17 +21,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.command_line import guarded
+from experiments.learnt_reranking import learn_weights, pairs_of, reorder
 from experiments.machine import machine
 from experiments.rendering import Grid, Page, columns, difference, write_table
 from experiments.reranking import combinations, readable
 from experiments.summaries import FLIPS, Measured, compare_rows
 from fgis.errors import UserError
 from fgis.experiment.start import prepare_jax
-from fgis.features.store import load_features
+from fgis.features.joined import FILES, join_rows
 from fgis.learning.heads import prepare
 from fgis.report.contents import versions
 from fgis.report.tables import figure
-from fgis.retrieval.evaluate import evaluate, object_folds, protocol, score_neighbours
+from fgis.retrieval.evaluate import evaluate, protocol, score_neighbours
+from fgis.retrieval.folds import object_folds
 from fgis.retrieval.measures import to_unit
 from fgis.retrieval.rerank import RERANKERS, first_search
 
@@ -54,19 +56,14 @@ def read_images(paths: Sequence[str]) -> Images:
     """The prepared features of files that hold the same images.
 
     Raises:
-      UserError: a file cannot be read, or holds other images or labels than the first.
+      UserError: a file cannot be read, lacks images of another, or gives one another label.
     """
-    found = [load_features(path) for path in paths]
-    orders = [np.argsort(one.image_ids) for one in found]
-    ids, labels = found[0].image_ids[orders[0]], found[0].labels[orders[0]]
-    for path, one, order in zip(paths, found, orders, strict=True):
-        if not (np.array_equal(one.image_ids[order], ids) and np.array_equal(one.labels[order], labels)):
-            raise UserError(f"{path}: holds other images or labels than {paths[0]}; name files of the same images")
-    each = tuple(
-        np.asarray(prepare(one.features[order], power=0.5, normalize=True)).reshape(len(order), -1)
-        for one, order in zip(found, orders, strict=True)
-    )
-    return Images(tuple(str(one.source.get("backbone", "features")) for one in found), each, labels)
+    joined = join_rows(paths)
+    order = np.argsort(joined.image_ids)
+    parts = np.split(joined.read(order), np.cumsum(joined.widths)[:-1], axis=1)
+    each = tuple(np.asarray(prepare(part, power=0.5, normalize=True)) for part in parts)
+    names = tuple(str(one.get("backbone", "features")) for one in joined.source[FILES])
+    return Images(names, each, joined.labels[order])
 
 
 def learn_whitening(vectors: Vectors, strength: float) -> Callable[[Vectors], Vectors]:
@@ -108,7 +105,8 @@ def reranked(vectors: Vectors, labels: Int[np.ndarray, " n"], key: Any) -> PerQu
 def measure(first: Images, further: Images) -> tuple[dict[str, PerQuery], dict[str, str]]:
     """{row: values of every further query}, and what was chosen for the rows where something was."""
     own = lambda images: np.concatenate(images.each, axis=1) / np.float32(np.sqrt(len(images.each)))
-    plain = lambda x: evaluate(x, further.labels, protocol(further.labels, METRICS), METRICS)
+    asked = protocol(further.labels, METRICS)
+    plain = lambda x: evaluate(x, further.labels, asked, METRICS)
     rows = {name: plain(x) for name, x in zip(further.names, further.each, strict=True)}
     sides = [("together", own(first), own(further))] if len(first.each) > 1 else []
     sides.insert(0, (first.names[0], first.each[0], further.each[0]))
@@ -123,6 +121,10 @@ def measure(first: Images, further: Images) -> tuple[dict[str, PerQuery], dict[s
             rows[f"{words}, re-ranked"] = reranked(others, further.labels, key)
             chosen[f"{words}, re-ranked"] = readable(key)
             print(f"features: {words}, re-ranked: {readable(key)}", file=sys.stderr, flush=True)
+            weights = learn_weights(*pairs_of(first_search(mine, mine, LISTED), first.labels))
+            learnt = reorder(first_search(others, others, LISTED), weights)
+            rows[f"{words}, learnt re-ranking"] = score_neighbours(learnt, further.labels, asked, METRICS)
+            chosen[f"{words}, learnt re-ranking"] = "a regression of what neighbourhoods say"
     return rows, chosen
 
 

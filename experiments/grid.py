@@ -2,7 +2,7 @@
 
 A row lives in ``WORKDIR/DATASET/ROW`` (see ``experiments.rows``). A row that is there is not run again, also not by
 another table that has it; one that was interrupted goes on from its checkpoint, with the same numbers; one that was
-made with another configuration is refused.
+made with another configuration is refused. With ``--rows=i/n`` only every n-th row is run, and no table is written.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import guarded, parse
+from experiments.command_line import guarded, is_own, parse, say_share
 from experiments.rendering import write_table
 from experiments.rows import identity, read_row, refuse_other_row, run_row
 from experiments.summaries import Outcome, summarize_table, table_page
@@ -39,6 +39,9 @@ def main(table: Table, arguments: Sequence[str] | None = None, module: str = "")
         for dataset in options.datasets:
             found = run_table(table, dataset, options)
             failed |= any(one.reason.startswith("failed") for one in found)
+            if options.share:
+                say_share(f"{table.name} {dataset}", options.share)
+                continue
             context = {"command": command, **table_context(table, dataset, options)}
             write_table(summarize_table(table, context, found), table_page, options.workdir)
         return int(failed)
@@ -59,7 +62,7 @@ def table_context(table: Table, dataset: str, options: Options) -> dict[str, Any
 
 
 def run_table(table: Table, dataset: str, options: Options, work: Work | None = None) -> list[Outcome]:
-    """Runs the rows that are not there yet, and returns all of them."""
+    """Runs the rows of its share that are not there yet, and returns all of them."""
     work = work or in_own_process
     read_settings(row_config(table, dataset, Row(""), options))  # what is wrong with the flags concerns all rows
     plans = [(row, row_config(table, dataset, row, options)) for row in table.rows]
@@ -71,6 +74,8 @@ def run_table(table: Table, dataset: str, options: Options, work: Work | None = 
     found = []
     for number, ((row, config), place, reason) in enumerate(zip(plans, places, reasons, strict=True), 1):
         shown = f"{table.name} {dataset} {number}/{len(plans)} {row.name}"
+        if not reason and not (place / "result.json").exists() and not is_own(number - 1, options.share):
+            continue
         if not reason and not (place / "result.json").exists():
             print(f"{shown}: running", file=sys.stderr, flush=True)
             reason = work(row.kind, config, place)

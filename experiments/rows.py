@@ -28,7 +28,7 @@ from fgis.experiment.build import Scoring, build_folds
 from fgis.experiment.differences import DECORATION, describe_difference, differences
 from fgis.experiment.identity import digest_rows
 from fgis.experiment.run import Run
-from fgis.features.store import open_rows
+from fgis.features.joined import open_files
 from fgis.learning import checkpoint
 from fgis.learning.train import TrainingData, init_states, train
 from fgis.report.contents import versions
@@ -46,7 +46,7 @@ def identity(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _digest(path: str) -> str:
-    return digest_rows(open_rows(path))["sha256"]
+    return digest_rows(open_files(path))["sha256"]
 
 
 def refuse_other_row(wanted: Mapping[str, Any], place: Path) -> None:
@@ -90,7 +90,7 @@ def measure(kind: str, run: Run, began: float) -> tuple[dict[str, Any], dict[str
     embed = lambda number, images: run.embed(run.features[images], number)
     if kind == "frozen":  # one run for each fold: there is nothing that another seed changes
         plans = tuple(plan for plan in plans if plan.seed == run.settings.seed)
-        embed = lambda number, images: run.features[images]
+        embed = lambda number, images: run.frozen[images]
     elif kind == "untrained":
         run.set_checkpoint(0, init_states(run.experiment.recipe, run.experiment.runs).params)
     else:

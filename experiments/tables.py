@@ -13,6 +13,7 @@ from fgis.errors import UserError
 from fgis.experiment.config import read_settings
 from fgis.experiment.config_file import load_config
 from fgis.experiment.differences import to_plain
+from fgis.features.shares import Share
 from fgis.files import json_types
 
 
@@ -70,6 +71,7 @@ class Options(NamedTuple):
     steps: int | None = None
     workdir: Path = Path("runs/tables")
     features_path: str = ""
+    share: Share | None = None  # of the rows, where several processes or machines run them
 
 
 FROZEN = Row("frozen features", note="no head, no training", kind="frozen")

@@ -20,7 +20,7 @@ from PIL import Image
 from experiments.benchmarks import timing
 from fgis.features import backbones
 from fgis.features.collection import Collection, decoded_batches
-from fgis.features.extract import Settings, fit_image, load_extractor
+from fgis.features.description import Settings, fit_image, load_extractor
 from fgis.features.images import read_image
 
 SIZE, BATCH = (224, 224), 32

@@ -17,7 +17,7 @@ import numpy as np
 from experiments.benchmarks import timing
 from fgis.features.backbones import BACKBONES, load_backbone
 from fgis.features.backbones.efficientnet_lite import STAGES, EfficientNetLite, network_layers
-from fgis.features.extract import Settings, load_extractor
+from fgis.features.description import Settings, load_extractor
 
 NAME, SIZE, BATCH = "efficientnet_lite0", (224, 224), 32
 TOGETHER = (1, 4, 32)  # images that a peer may run at a time

@@ -1,9 +1,10 @@
-"""Exact search against faiss: ``python -m experiments.benchmarks.search [--cases=10k_x_10k,...] [--repeats=7]``.
+"""Exact search against faiss: ``python -m experiments.benchmarks.search [--cases=10k_x_10k,...] [--repeats=7]
+[--instructions=avx2]``.
 
 Cases: ``10k_x_10k`` and ``1k_x_100k`` (queries × gallery, top 10, Euclidean, 256 dimensions, a prepared gallery on
 both sides: ``faiss.IndexFlatL2`` with two threads), ``1_x_100k`` (one query, 20 times), and ``1k_x_1m_stream``, a
-gallery of a million float16 rows that is read from its file in blocks, which has no peer. Before it times them it
-checks that both sides find the same rows.
+gallery of a million float16 rows that is read from its file in blocks, which has no peer. ``limit`` is XLA's product
+alone, in blocks of the same size. Before it times them it checks that both sides find the same rows.
 """
 
 import argparse
@@ -47,6 +48,12 @@ def peer(case: str) -> Callable[[], np.ndarray]:
     index = faiss.IndexFlatL2(DIMENSIONS)
     index.add(gallery)
     return lambda: [index.search(queries, K)[1] for _ in range(turns(case))][-1]
+
+
+def limit(case: str) -> Callable[[], None]:
+    """The matrix products alone."""
+    product = timing.products(*data(case))
+    return lambda: [product() for _ in range(turns(case))][-1]
 
 
 def turns(case: str) -> int:
@@ -97,9 +104,9 @@ def measure(case: str, repeats: int) -> dict[str, Any]:
             timing.apart(write_gallery, path)
             (own,) = timing.interleave([(stream, (path,))], min(repeats, 3))
         return timing.row(case, own, PEER, None)
-    own, other = timing.interleave([(ours, (case,)), (peer, (case,))], repeats)
-    scaled = [one._replace(seconds=one.seconds / turns(case)) for one in (own, other)]
-    return timing.row(case, scaled[0], PEER, scaled[1])
+    measured = timing.interleave([(side, (case,)) for side in (ours, peer, limit)], repeats)
+    own, other, least = (one._replace(seconds=one.seconds / turns(case)) for one in measured)
+    return timing.row(case, own, PEER, other, limit=least)
 
 
 def main() -> None:
@@ -107,7 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.search")
     parser.add_argument("--cases", default=",".join([*CASES, STREAM]))
     parser.add_argument("--repeats", type=int, default=7)
+    timing.add_instructions(parser)
     options = parser.parse_args()
+    timing.use_instructions(options.instructions)
     cases = options.cases.split(",")
     for case in cases:
         if case not in (*CASES, STREAM):

@@ -6,6 +6,7 @@ else the machine does hits all of them. ``run_fresh`` times every run of a new p
 the peak resident size of the side's process.
 """
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -16,11 +17,22 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
+import numpy as np
 from tabulate import tabulate
 
 from experiments.machine import peak_megabytes
 
 Make = Callable[..., Callable[..., Any]]
+
+
+# What makes libraries leave out instructions that the processor has; read when they are loaded.
+INSTRUCTIONS = {
+    "all": {},
+    "avx2": {
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2", "FAISS_OPT_LEVEL": "avx2", "OPENBLAS_CORETYPE": "Haswell",
+        "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+    },
+}  # fmt: skip
 
 
 class Measured(NamedTuple):
@@ -117,6 +129,44 @@ def row(
         "peer_mb": round(peer.megabytes) if peer else None,
         **more,
     }
+
+
+def add_instructions(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--instructions``."""
+    parser.add_argument(
+        "--instructions", choices=INSTRUCTIONS, default="all",
+        help="avx2: as on a processor without AVX-512, for XLA's own code, OpenBLAS, faiss and torch; the kernel of "
+        "XLA's products asks the processor itself and knows no such setting",
+    )  # fmt: skip
+
+
+def use_instructions(name: str) -> None:
+    """For this process and all that it starts, if no library was loaded yet."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ |= INSTRUCTIONS[name]
+    if name != "all" and flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {INSTRUCTIONS[name]['XLA_FLAGS']}"
+
+
+def products(queries: np.ndarray, gallery: np.ndarray) -> Callable[[], None]:
+    """XLA's matrix product alone, in the blocks of a search: what no exact search can leave out."""
+    import jax
+    import jax.numpy as jnp
+
+    from fgis.retrieval.search import query_blocks
+
+    product = jax.jit(lambda a, c: jnp.einsum("qd,gd->qg", a, c, precision="highest"))
+    columns = jax.device_put(gallery)
+    blocks = []
+    for block in query_blocks(len(queries), len(gallery)):
+        rows = queries[block]
+        blocks.append(jax.device_put(np.pad(rows, ((0, block.stop - block.start - len(rows)), (0, 0)))))
+
+    def run() -> None:
+        for block in blocks:
+            jax.block_until_ready(product(block, columns))
+
+    return run
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -45,7 +45,7 @@ def test_the_same_images_in_another_order(tmp_path):
     np.testing.assert_array_equal(*found.each)
     assert found.names == ("one", "two")
     other = write(tmp_path / "c.h5", 0, "three", objects=7)
-    with pytest.raises(ValueError, match="holds other images or labels than"):
+    with pytest.raises(ValueError, match=r"c.h5: lacks 4 of the 32 images of .*a.h5, the first of them '028.jpg'"):
         features.read_images([one, other])
 
 
@@ -60,6 +60,7 @@ def test_rows_and_what_was_chosen_for_them(few, tmp_path, capsys):
     assert {"together", "together, whitened", "together, whitened, re-ranked", "net0, re-ranked"} <= set(rows)
     assert rows["net0, whitened"]["chosen"].startswith("strength ")
     assert rows["together, re-ranked"]["chosen"] in ("local_scaling k=2", "diffusion k=3")
+    assert rows["net0, learnt re-ranking"]["chosen"] == "a regression of what neighbourhoods say"
     assert "minus_first" not in rows["net0"]["metrics"]["ns_score"]
     images = features.read_images(further)
     expected = features.evaluate(

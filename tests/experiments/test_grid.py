@@ -204,6 +204,30 @@ def test_a_mistake_is_one_line(more, line, features, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+def test_shares_of_rows_are_merged_by_the_command_without_them(calm, features, tmp_path, monkeypatch, capsys):
+    """Two machines with folders of their own; their rows lie together before the table is written."""
+    monkeypatch.setattr(grid, "in_own_process", in_process)
+    for number, names in ((1, {"frozen", "trained"}), (2, {"untrained", "trained"})):
+        workdir = tmp_path / str(number)
+        assert grid.main(small.TABLE, flags(features, workdir, f"--rows={number}/2")) == 0
+        assert f"small ukbench: rows {number}/2 are there; the same command without" in capsys.readouterr().out
+        assert {path.name.partition(",")[0].partition("-")[0] for path in (workdir / "ukbench").iterdir()} == names
+        assert len(list((workdir / "ukbench").glob("*/result.json"))) == 2
+        assert not list(workdir.glob("small.*"))
+    shutil.copytree(tmp_path / "2", tmp_path / "1", dirs_exist_ok=True)
+    monkeypatch.setattr(grid, "in_own_process", lambda *_: pytest.fail("a finished row was run"))
+    assert grid.main(small.TABLE, flags(features, tmp_path / "1")) == 0
+    mean = lambda workdir, row: figures(workdir)[row][0]["map@r"]["mean"]
+    for row in ("frozen features", "untrained head", "batch-hard", "semi_hard & 100 %"):
+        assert mean(tmp_path / "1", row) == mean(calm, row)
+
+
+@pytest.mark.parametrize("text", ["3/2", "0/2", "half"])
+def test_a_share_that_is_none_is_refused(features, tmp_path, capsys, text):
+    assert grid.main(small.TABLE, flags(features, tmp_path, f"--rows={text}")) == 2
+    assert capsys.readouterr().err == f"small: --rows: '{text}' found; write i/n with i from 1 to n, such as 2/8\n"
+
+
 def command(features, workdir, *more):
     return [sys.executable, "-m", "tests.experiments.small", *flags(features, workdir, *more)]
 

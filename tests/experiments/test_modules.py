@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import features, operating_points, rendering, reranking, summaries
+from experiments import deep_ranking, features, further_page, operating_points, rendering, reranking, summaries, systems
 from experiments.tables import DATASETS, FROZEN, Options, place_of, row_config
 from fgis.experiment.config import read_settings
 from tests.tiny import ROOT
@@ -63,6 +63,8 @@ def test_committed_results_are_rendered_from_their_figures(path):
     assert "commentary" not in summary
     own = {
         "reranking": reranking.rerank_page, "operating_points": operating_points.page, "features": features.page,
+        "systems": systems.page, "deep_ranking": deep_ranking.page,
+        "further_objects": further_page.page,
     }  # fmt: skip
     page = own.get(summary["table"], summaries.table_page)
     assert path.with_suffix(".md").read_text() == rendering.markdown(summary, page(summary))

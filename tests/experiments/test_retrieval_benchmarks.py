@@ -49,9 +49,11 @@ def test_both_evaluations_give_the_same(peers, capsys, monkeypatch):
 
 def test_what_the_peer_cannot_do_is_ours_alone(monkeypatch):
     measured = []
-    monkeypatch.setattr(timing, "interleave", lambda sides, n: measured.append(sides) or [timing.Measured(2.0, 500.0)])
+    found = [timing.Measured(2.0, 500.0), timing.Measured(1.0, 300.0)]
+    monkeypatch.setattr(timing, "interleave", lambda sides, n: measured.append(sides) or found)
     row = evaluate.measure("100k_all", 7)
-    assert [make for make, _ in measured[0]] == [evaluate.ours]
+    assert [make for make, _ in measured[0]] == [evaluate.ours, evaluate.limit]
+    assert row["over_limit"] == 2
     assert (row["ours_s"], row["ours_mb"], row["peer_s"], row["ratio"], row["peer_mb"]) == (2.0, 500, None, None, None)
 
 
@@ -70,10 +72,9 @@ def test_the_last_line_is_json(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--cases=10k"])
     monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(timing, "apart", lambda *a: None)
-    monkeypatch.setattr(
-        timing, "interleave", lambda sides, n: [timing.Measured(1.0, 100.0), timing.Measured(3.0, 200.0)]
-    )
+    found = [timing.Measured(seconds, 100.0) for seconds in (1.0, 3.0, 0.5)]
+    monkeypatch.setattr(timing, "interleave", lambda sides, n: found)
     evaluate.main()
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["benchmark"] == "evaluate"
-    assert report["rows"][0]["ratio"] == 3
+    assert (report["rows"][0]["ratio"], report["rows"][0]["over_limit"]) == (3, 2)

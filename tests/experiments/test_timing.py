@@ -60,3 +60,14 @@ def make_failing():
 def test_a_side_that_fails_ends_the_benchmark():
     with pytest.raises(SystemExit, match="ended with exit code 3"):
         timing.interleave([(make_failing, ())])
+
+
+def test_instructions_are_left_out_in_what_is_started_later(monkeypatch):
+    for name in timing.INSTRUCTIONS["avx2"]:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("XLA_FLAGS", "--a=b")
+    timing.use_instructions("all")
+    assert os.environ["XLA_FLAGS"] == "--a=b"
+    timing.use_instructions("avx2")
+    assert os.environ["XLA_FLAGS"] == "--a=b --xla_cpu_max_isa=AVX2"
+    assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"

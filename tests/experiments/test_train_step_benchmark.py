@@ -41,17 +41,19 @@ def test_a_batch_beyond_the_peer_is_ours_alone(monkeypatch):
 
     def interleave(sides, repeats):
         measured.append((sides, repeats))
-        return [timing.Measured(5.0, 900.0)]
+        return [timing.Measured(5.0, 900.0), timing.Measured(4.0, 500.0)]
 
     monkeypatch.setattr(timing, "interleave", interleave)
     row = train_step.measure("semi_hard_4096", 7)
-    assert measured == [([(train_step.make_turn, (train_step.ours, "semi_hard", 4096))], 7)]
+    sides = [(train_step.make_turn, (train_step.ours, name, 4096)) for name in ("semi_hard", "network")]
+    assert measured == [(sides, 7)]
     assert tuple(row) == COLUMNS
     assert (row["ours_s"], row["ours_mb"]) == (1.0, 900)  # a turn is five steps
-    assert row["peer_s"] is row["ratio"] is row["limit_s"] is row["peer_mb"] is None
+    assert (row["limit_s"], row["over_limit"]) == (0.8, 1.25)
+    assert row["peer_s"] is row["ratio"] is row["peer_mb"] is None
 
 
-@pytest.mark.parametrize("name", train_step.NAMES)
+@pytest.mark.parametrize("name", [name for name in train_step.NAMES if name not in train_step.ALONE])
 def test_both_sides_do_the_same_work(name, peer, capsys):
     train_step.check(name, 16)
     assert f"{name}_16: gradient norm" in capsys.readouterr().out
