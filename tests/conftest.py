@@ -15,10 +15,24 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait for each other where workers share the cores
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("fgis", "beartype.beartype")
 
+# gRPC reads this when it is loaded; its line about frequent pings would count as an error of the command under test.
+os.environ["GRPC_VERBOSITY"] = "NONE"
 # Now: on import it closes the handlers of all loggers, and with them the standard error of whatever test is running.
 with contextlib.suppress(ImportError):
     import pymilvus  # noqa: F401
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_device():
+    """Commands use one of the simulated devices, as on a laptop, unless a test asks for a number of them."""
+    from fgis.experiment import build
+
+    real = build.find_devices
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "find_devices", lambda wanted: real("1" if wanted == "all" else wanted))
+        yield

@@ -16,7 +16,7 @@ LAYERS = [
     {"gallery", "report"},
     {"retrieval", "learning", "features"},
     {"distances", "streams"},
-    {"base", "files", "ranges"},
+    {"base", "files", "hosts", "interrupts", "last_words", "locks", "ranges"},
     {"errors"},
 ]
 KNOWN_TO = {
@@ -97,7 +97,7 @@ def test_a_library_is_known_to_few_packages(library):
 
 
 def test_a_command_imports_nothing_slow_before_it_runs():
-    light = ("fgis.main", "fgis.commands", "fgis.errors", "fgis.ranges", "fgis.files")
+    light = ("fgis.main", "fgis.commands", "fgis.errors", "fgis.ranges", "fgis.files", "fgis.interrupts")
     slow = [
         (module, name)
         for module, name, at_start in imports()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fgis
-from configs import grocerystore, landmarks, metric_learning, photos, ukbench
+from configs import deep_ranking, grocerystore, landmarks, metric_learning, photos, ukbench, visnet
 from fgis.experiment.config import read_settings
 from fgis.experiment.differences import flatten, to_plain
 from tests.tiny import ROOT
@@ -35,6 +35,8 @@ CONFIGS = {
     "photos": photos.get_config(),
     "metric_learning": metric_learning.get_config(),
     "landmarks": landmarks.get_config(),
+    "deep_ranking": deep_ranking.get_config(),
+    "visnet": visnet.get_config(),
 }
 
 
