@@ -28,7 +28,7 @@ def prepare_jax() -> None:
         return
     _drop_damaged(cache)
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 
 def _drop_damaged(cache: Path) -> None:

@@ -12,6 +12,7 @@ from fgis.retrieval.operating_point import OperatingPoint, choose_operating_poin
 
 _block_distances = jax.jit(pairwise_distances, static_argnums=2)
 MISSED = 0.05  # of the gallery's own images: the share whose nearest other image lies beyond the limit
+USEFUL = 0.1  # the least share of images that are recognised by their label; else labels are years or places, not objects
 
 Blocks = Callable[[], Iterable[tuple[int, Float[np.ndarray, "b f"]]]]  # (first row, prepared features) of each block
 
@@ -38,9 +39,10 @@ def own_operating_point(
 ) -> OperatingPoint | None:
     """The operating point of a gallery from the distances between its own images.
 
-    With labels, as ``fgis.gallery.search.compute_operating_point`` chooses it. Where no two images share a label, or
-    all do, every image counts as an object of its own: the threshold is the distance within which at most a tenth of
-    the images have another one, and the limit the distance within which all but ``MISSED`` of them have one.
+    With labels, as ``fgis.gallery.search.compute_operating_point`` chooses it. Where labels do not say what images
+    show, every image counts as an object of its own: the threshold is the distance within which at most a tenth of the
+    images have another one, and the limit the distance within which all but ``MISSED`` of them have one. That is so
+    where no two images share a label, where all do, and where fewer than ``USEFUL`` of the images would be recognised.
 
     Args:
       blocks: called for each pass over the prepared features of all images.
@@ -50,15 +52,30 @@ def own_operating_point(
       seed: which ``SAMPLED`` images are queries, where there are more.
 
     Returns:
-      The operating point; detection and missed are NaN without labels. None of fewer than two contents.
+      The operating point; detection and missed are NaN where every image is an object. None of fewer than two contents.
     """
     names, sizes = np.unique(labels, return_counts=True)
     if len(np.unique(contents)) < 2:
         return None
-    alone = len(names) < 2 or sizes.max() < 2
-    objects = contents if alone else labels
     queries = np.sort(np.random.default_rng(seed).permutation(len(labels))[:SAMPLED])
     vectors = np.concatenate([block[queries[_within(queries, start, block)] - start] for start, block in blocks()])
+    if len(names) > 1 and sizes.max() > 1:
+        other, unknown, mates = _nearest(blocks, vectors, queries, labels, contents, distance)
+        point = choose_operating_point(np.where(mates, other, np.nan)[None], unknown[None], labels[queries])
+        if point is not None and point.detection >= USEFUL:  # not of NaN: no label has two images that differ
+            return point
+    _, unknown, _ = _nearest(blocks, vectors, queries, contents, contents, distance)
+    point = choose_operating_point(np.full((1, len(queries)), np.nan), unknown[None], contents[queries])
+    if point is None:
+        return None
+    limit = float(np.quantile(unknown, 1 - MISSED, method="higher"))
+    return point._replace(limit=max(point.threshold, limit))
+
+
+def _nearest(
+    blocks: Blocks, vectors: np.ndarray, queries: np.ndarray, objects: np.ndarray, contents: np.ndarray, distance: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances of queries to the nearest other image and to that of another object; who has one of its own object."""
     other, unknown = np.full((2, len(queries)), np.inf)
     mates = np.zeros(len(queries), bool)
     for start, block in blocks():
@@ -69,12 +86,7 @@ def own_operating_point(
         mates |= (alike & np.isfinite(distances)).any(axis=1)
         other = np.minimum(other, distances.min(axis=1))
         unknown = np.minimum(unknown, np.where(alike, np.inf, distances).min(axis=1))
-    known = np.where(mates, other, np.nan)
-    point = choose_operating_point(known[None], unknown[None], objects[queries])
-    if point is None or not np.isnan(point.detection):
-        return point
-    limit = float(np.quantile(unknown, 1 - MISSED, method="higher"))
-    return point._replace(limit=max(point.threshold, limit))
+    return other, unknown, mates
 
 
 def _within(rows: Int[np.ndarray, " q"], start: int, block: np.ndarray) -> np.ndarray:
