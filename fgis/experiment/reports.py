@@ -125,14 +125,17 @@ def write_report(
         "published": list(run.settings.evaluation.published) if run.shows_its_collection else [],
         "evaluations": evaluations,
     }
+    text = summary.report_text(report, width=summary.terminal_width())
     if not save:
-        print(f"\n{summary.report_text(report)}")
+        print(f"\n{text}")
         return
     if folder != run.place:
         files.write_json(folder / "config.json", run.config)
     files.write_text(folder / "report.html", render.report_html(report, history, run.plans, shown))
     files.write_json(folder / "report.json", report)
-    print(f"\n{summary.report_text(report)}\n{folder / 'report.json'}\n{folder / 'report.html'}")
+    print(
+        f"\n{text}\n{folder / 'report.json'}\n{folder / 'report.html'}"
+    )
 
 
 def _listed(plan: RunPlan) -> list[Any]:

@@ -86,7 +86,7 @@ def finished_report(workdir: Path, total: int) -> str | None:
     if report is None or report.get("step") != total or not (workdir / "report.html").exists():
         return None
     whole = checkpoint.latest_step(workdir) == total == checkpoint.restore_params(workdir, say=lambda line: None)[0]
-    return summary.report_text(report) if whole else None
+    return summary.report_text(report, width=summary.terminal_width()) if whole else None
 
 
 def train_run(run: Run, workdir: Path) -> int:

@@ -12,7 +12,9 @@ from fgis.retrieval.operating_point import OperatingPoint, choose_operating_poin
 
 _block_distances = jax.jit(pairwise_distances, static_argnums=2)
 MISSED = 0.05  # of the gallery's own images: the share whose nearest other image lies beyond the limit
-USEFUL = 0.1  # the least share of images that are recognised by their label; else labels are years or places, not objects
+USEFUL = (
+    0.1  # the least share of images that are recognised by their label; else labels are years or places, not objects
+)
 
 Blocks = Callable[[], Iterable[tuple[int, Float[np.ndarray, "b f"]]]]  # (first row, prepared features) of each block
 

@@ -28,10 +28,15 @@ def duplicates_words(document: Mapping[str, Any]) -> str:
     if not groups:
         return f"no duplicates among {document['images']} images"
     more = [one for group in groups for one in group["images"][1:]]
-    size = sum(one["bytes"] for one in more) / 1e6
+    size = sum(one["bytes"] for one in more)
     count = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of duplicates among {document['images']} images"
+    beside = f"{len(more)} image{'' if len(more) == 1 else 's'} ({_size(size)}) beside the first of each"
     exact = sum(one["relation"] == "same bytes" for one in more)
-    return f"{count}: {len(more)} images ({size:.1f} MB) beside the first of each, {exact} of them with the same bytes"
+    return f"{count}: {beside}, {exact} with the same bytes"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def duplicates_text(document: Mapping[str, Any], shown: int) -> str:
@@ -41,7 +46,7 @@ def duplicates_text(document: Mapping[str, Any], shown: int) -> str:
             number if place == 0 else "",
             visible(one["image_id"]),
             f"{one['width']} x {one['height']}",
-            f"{one['bytes'] / 1000:.0f} kB",
+            _size(one["bytes"]),
             f"{one['agreement']:.3f}" if place else "",
             one["relation"],
         )

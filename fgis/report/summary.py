@@ -1,5 +1,7 @@
 """A report in words: one paragraph that says what the trained head adds, and the text for the terminal."""
 
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fgis.files import read_json
-from fgis.report.tables import defined, distinguishable, make_cell, tables
+from fgis.report.tables import Table, defined, distinguishable, make_cell, tables
 
 SCOPES = {  # by preference: figures say most about new objects where nothing is fitted to what is searched
     "unseen_gallery": "On unseen objects (neither the queries' objects nor those of the gallery were trained on)",
@@ -143,8 +145,13 @@ def _name_runs(runs: Sequence[Sequence[Any]]) -> str:
     return f"{len(runs)} runs ({named}{', ...' if len(runs) > 6 else ''})"
 
 
-def report_text(report: Mapping[str, Any]) -> str:
-    """The summary and the tables for a terminal; figures are means with 95 % intervals over seeds and objects."""
+def report_text(report: Mapping[str, Any], *, width: int | None = None) -> str:
+    """The summary and the tables for a terminal; figures are means with 95 % intervals over seeds and objects.
+
+    Args:
+      report: what ``report.json`` holds.
+      width: letters in a line: tables have the first metrics that fit, at least one, and name the others. None: all.
+    """
     parts = [paragraph(report) + "\n"]
     if words := training_words(report):
         parts.append(words + "\n")
@@ -153,7 +160,21 @@ def report_text(report: Mapping[str, Any]) -> str:
     if warned := warning(report):
         parts.insert(0, warned + "\n")
     for table in tables(report):
-        rows = [[row.title, *map(str, row.cells)] for row in table.rows]
-        drawn = tabulate(rows, ["", *table.metrics], tablefmt="simple", disable_numparse=True)
+        drawn = _drawn(table, width)
         parts.append(f"{table.title}: {table.description}\n{drawn}\n" + (f"{table.note}\n" if table.note else ""))
     return "\n".join(parts)
+
+
+def _drawn(table: Table, width: int | None) -> str:
+    for shown in range(len(table.metrics), 0, -1):
+        rows = [[row.title, *map(str, row.cells[:shown])] for row in table.rows]
+        drawn = tabulate(rows, ["", *table.metrics[:shown]], tablefmt="simple", disable_numparse=True)
+        if width is None or max(map(len, drawn.splitlines())) <= width:
+            break
+    left = table.metrics[shown:]
+    return drawn + (f"\nin report.html also {', '.join(left)}" if left else "")
+
+
+def terminal_width() -> int | None:
+    """Of the terminal that standard output is; None of a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

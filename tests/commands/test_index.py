@@ -135,7 +135,7 @@ def test_duplicates_are_listed_and_nothing_is_deleted(call, place):
     code, output, _ = call("duplicates", "--gallery=gallery")
     assert code == 0
     assert "2 groups of duplicates among 10 images: 2 images (" in output
-    assert "1 of them with the same bytes" in output
+    assert "beside the first of each, 1 with the same bytes\n" in output
     assert "flip.png" in output
     document = json.loads((place / "gallery" / "duplicates.json").read_text())
     assert json.loads(call("duplicates", "--gallery=gallery", "--json")[1]) == document

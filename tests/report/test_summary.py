@@ -66,6 +66,20 @@ def test_without_figures_nothing_is_compared():
     assert words.endswith("the head changes it by +0.2500, without an interval.")
 
 
+def test_a_terminal_gets_the_metrics_that_fit_and_the_names_of_the_others():
+    one = evaluation(GAIN)
+    for row in ("frozen", "untrained", "trained", "difference"):
+        one[row]["map@r"] = LOSS
+    found = report(closed_set=one)
+    narrow = summary.report_text(found, width=60)
+    lines = narrow[narrow.index("closed set:") :].splitlines()
+    assert "in report.html also map@r" in lines
+    assert max(map(len, lines[1:3])) <= 60
+    assert "trained head" in narrow
+    assert summary.report_text(found, width=200) == summary.report_text(found)
+    assert "ns_score" in summary.report_text(found, width=10)  # at least one
+
+
 def test_the_text_is_the_paragraph_and_the_tables():
     found = report(closed_set=evaluation(GAIN), transfer=evaluation(UNDEFINED, without_relatives=8))
     text = summary.report_text(found)
