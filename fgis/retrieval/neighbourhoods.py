@@ -18,7 +18,9 @@ Places = Int[np.ndarray, "q k"]
 Cosines = Float[np.ndarray, "q k"]
 Sparse = Any  # scipy.sparse.csr_array
 
-RESIDUAL = 1e-6  # of the length of the right side: where conjugate gradients stop
+RESIDUAL = 1e-6  # of the length of the right side: where solving a system of equations stops
+MANY = 4  # times as many keys as are wanted, from which on they are not all sorted
+NEAR = 0.6  # the largest α for which few images are reached
 ENTRIES = 1 << 12  # pairs of vectors that are compared at a time
 PAIRS_OF_ROWS = 1 << 13  # pairs of sparse vectors that are compared at a time
 
@@ -164,22 +166,57 @@ def mutual_graph(places: Int[np.ndarray, "g k"], cosines: Float[np.ndarray, "g k
     return (scale @ affinity @ scale).tocsr()
 
 
-def diffuse(graph: Sparse, alpha: float, sources: Float[np.ndarray, "q g"]) -> Float[np.ndarray, "q g"]:
-    """f of (I − αS) f = y, for each row y of ``sources``: S as of ``mutual_graph``, 0 ≤ α < 1, conjugate gradients.
+def diffuse(graph: Sparse, alpha: float, sources: Sparse) -> Sparse:
+    """f of (I − αS) f = y, for each row y of ``sources``: S as of ``mutual_graph``, 0 ≤ α < 1.
 
-    Ends where the residual is at most 1e-6 ‖y‖; what the graph does not connect to y stays exactly 0.
+    Up to α = ``NEAR`` what y spreads is soon too little to count, and only images that it reaches are computed with:
+    the residual r = y − (I − αS) f is added to f wherever it is above 1e-6 ‖y‖, until it is nowhere. Beyond, conjugate
+    gradients go on until ‖r‖ is at most 1e-6 ‖y‖. What the graph does not connect to y is not in f.
+
+    Returns:
+      [q, g], the entries above 0.
     """
     from scipy import sparse
     from scipy.sparse.linalg import cg
 
-    system = (sparse.eye_array(graph.shape[0], format="csr") - alpha * graph).tocsr()
-    return np.stack([cg(system, one, rtol=RESIDUAL, atol=0.0)[0] for one in sources]) if len(sources) else sources
+    if alpha > NEAR:
+        system = (sparse.eye_array(graph.shape[0], format="csr") - alpha * graph).tocsr()
+        solved = [cg(system, row.toarray().ravel(), rtol=RESIDUAL, atol=0.0)[0] for row in sources]
+        return sparse.csr_array(np.maximum(np.reshape(solved, sources.shape), 0))
+    limits = RESIDUAL * np.sqrt(sources.multiply(sources).sum(axis=1))
+    flow, residual = sparse.csr_array(sources.shape), sources
+    while True:
+        counts = residual.data > limits.repeat(np.diff(residual.indptr))
+        if not counts.any():
+            flow.sort_indices()
+            return flow
+        added, left = residual.copy(), residual.copy()
+        added.data, left.data = np.where(counts, residual.data, 0), np.where(counts, 0, residual.data)
+        added.eliminate_zeros()
+        left.eliminate_zeros()
+        flow, residual = flow + added, left + alpha * (added @ graph)
+
+
+def entries(rows: Sparse) -> tuple[Int[np.ndarray, "q m"], Float[np.ndarray, "q m"]]:
+    """The places and values of sparse rows, as wide as the longest of them; -1 and 0 behind them."""
+    counts = np.diff(rows.indptr)
+    there = np.arange(counts.max(initial=0)) < counts[:, None]
+    places, values = np.full(there.shape, -1), np.zeros(there.shape)
+    places[there], values[there] = rows.indices, rows.data
+    return places, values
 
 
 def first_by_key(keys: Float[np.ndarray, "q m"], rows: Int[np.ndarray, "q m"], k: int) -> Neighbours:
     """The first ``k`` of each line by (key, row); lines shorter than ``k`` are filled up, as in ``search``."""
     missing = ((0, 0), (0, max(0, k + 1 - keys.shape[1])))
     keys, rows = np.pad(keys, missing, constant_values=np.inf), np.pad(rows, missing, constant_values=-1)
+    if len(keys) and keys.shape[1] > MANY * (
+        k + 1
+    ):  # most need not be sorted: only what may be among the first, with all that tie
+        last = np.partition(keys, k, axis=1)[:, k, None]
+        width = int((keys <= last).sum(axis=1).max())
+        first = np.argpartition(keys, width - 1, axis=1)[:, :width]
+        keys, rows = np.take_along_axis(keys, first, axis=1), np.take_along_axis(rows, first, axis=1)
     order = np.lexsort((rows, keys))[:, : k + 1]
     keys, rows = np.take_along_axis(keys, order, axis=1), np.take_along_axis(rows, order, axis=1)
     return Neighbours(rows[:, :k], keys[:, :k], np.isfinite(keys[:, k]) & (keys[:, k] == keys[:, k - 1]))

@@ -40,8 +40,10 @@ from fgis.retrieval.first_search import (
 from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.measures import to_unit
 from fgis.retrieval.neighbourhoods import (
+    NEAR,
     diffuse,
     encode,
+    entries,
     first_by_key,
     is_member,
     jaccard_distances,
@@ -57,7 +59,8 @@ from fgis.retrieval.search import Gallery, search
 
 __all__ = ["DIRECTIONS", "RERANKERS", "FirstSearch", "Rerank", "first_search"]
 
-COLUMNS = 64  # queries whose equations are in memory together
+SOLVED = 1 << 22  # numbers at a time, 32 MiB: of the solutions of equations, if they are dense
+SOLVED_NEAR = 1 << 10  # queries at a time where they are sparse
 
 
 def average_query_expansion(first: FirstSearch, *, n: Count = 3) -> Neighbours:
@@ -241,7 +244,8 @@ def diffusion(first: FirstSearch, *, k: Count = 5, alpha: ShareBelowOne = 0.5, g
 
     S = D^−½ A D^−½, A_ij = max(cos(x_i, x_j), 0)^γ where i and j are among the ``k`` nearest of each other, D its row
     sums; y_i = max(cos(q, x_i), 0)^γ at the ``k`` nearest of q (itself included, if it is a member), 0 elsewhere.
-    Solved by conjugate gradients to a residual of 1e-6 ‖y‖. Images without mutual neighbours keep f = y.
+    Solved to a residual of 1e-6 ‖y‖ (``fgis.retrieval.neighbourhoods.diffuse``). Images without mutual neighbours keep
+    f = y.
 
     Args:
       first: the first search.
@@ -250,8 +254,8 @@ def diffusion(first: FirstSearch, *, k: Count = 5, alpha: ShareBelowOne = 0.5, g
       gamma: the larger, the less a distant neighbour weighs.
 
     Returns:
-      Neighbours as deep as the first search. Distances below 0 are −f. Images with f = 0, which the graph does not
-      connect to the query, follow in the order of the first search, with its distances 1 − cos, as far as it is deep.
+      Neighbours as deep as the first search. Distances below 0 are −f. Images with f = 0, which are not reached,
+      follow in the order of the first search, with its distances 1 − cos, as far as it is deep.
 
     Raises:
       ValueError: see the module.
@@ -268,13 +272,18 @@ def diffusion(first: FirstSearch, *, k: Count = 5, alpha: ShareBelowOne = 0.5, g
     sources = sparse_rows(places[:, :k], cosines[:, :k] > 0, len(vectors), powers(cosines[:, :k], gamma))
     rows = np.append(first.gallery_rows, -1)  # the last: for places that are empty
     ranked = []
-    for start in range(0, max(len(queries), 1), COLUMNS):
-        here, near = places[start : start + COLUMNS, :depth], cosines[start : start + COLUMNS, :depth]
-        flow = diffuse(graph, alpha, sources[start : start + COLUMNS].toarray())
-        keys = np.full((len(here), len(rows)), np.inf, np.float32)
-        np.put_along_axis(keys, here, 1 - near, axis=1)
-        keys[:, :-1] = np.where(flow > 0, -flow, keys[:, :-1])
-        ranked.append(first_by_key(keys, np.where(np.isinf(keys), -1, rows), depth))
+    step = SOLVED_NEAR if alpha <= NEAR else max(1, SOLVED // len(vectors))
+    for start in range(0, max(len(queries), 1), step):
+        here = slice(start, start + step)
+        flow, near = diffuse(graph, alpha, sources[here]), places[here, :depth]
+        reached, flows = entries(flow)
+        # The first search lists what is not reached, too: here with the keys of an empty place where it is.
+        far = (near >= 0) & (flow[np.arange(len(near))[:, None], near].toarray() == 0)
+        keys = np.concatenate(
+            [np.where(flows > 0, -flows, np.inf), np.where(far, 1 - cosines[here, :depth], np.inf)], axis=1
+        ).astype(np.float32)
+        listed = np.where(np.isinf(keys), -1, np.concatenate([reached, near], axis=1))
+        ranked.append(first_by_key(keys, rows[listed], depth))
     return Neighbours(*(np.concatenate(parts) for parts in zip(*ranked, strict=True)))
 
 
