@@ -1,5 +1,6 @@
 """``python -m fgis.main --config=configs/ukbench.py [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]``."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str], own_process: bool = False) -> int:
     """
     call: Call | None = None
     if own_process:
+        gc.set_threshold(50_000)  # imports and tracing make so many objects that looking for cycles takes .2 seconds
         interrupts.take_signals(lambda: how_to_go_on(call))
     try:
         if call := parse(arguments):

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax import Device
 from jaxtyping import Float, Int
 from PIL import Image
 
 from fgis import files
 from fgis.errors import UserError, naming
 from fgis.experiment import graphs
-from fgis.experiment.build import Scoring, build_rerank, build_scoring
+from fgis.experiment.build import Scoring, build_rerank, build_scoring, find_own_devices
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
 from fgis.experiment.gallery_about import (
     NAME,
@@ -84,7 +85,7 @@ def index_gallery(
         write_about(gallery, about)
 
         def load() -> description.Extractor:
-            extractor = _load_extractor(settings, about.weights_sha256)
+            extractor = _load_extractor(settings, about.weights_sha256, find_own_devices(settings.train.devices))
             write_about(gallery, about._replace(weights_sha256=extractor.source["weights_sha256"]))
             return extractor
 
@@ -258,9 +259,11 @@ def _read_point(
     return point
 
 
-def _load_extractor(settings: ExperimentSettings, weights_sha256: str) -> description.Extractor:
+def _load_extractor(
+    settings: ExperimentSettings, weights_sha256: str, devices: Sequence[Device] = ()
+) -> description.Extractor:
     with naming("config.features."):
-        extractor = description.load_extractor(extraction_settings(settings.features))
+        extractor = description.load_extractor(extraction_settings(settings.features), devices)
     own = extractor.source["weights_sha256"]
     if weights_sha256 not in ("", own):
         raise UserError(

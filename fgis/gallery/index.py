@@ -113,7 +113,8 @@ def index_folder(
             if old is None or old.sha256 != one.sha256:
                 counts["changed" if old else kind] += 1
             counts["decoded"] += one.pixels is not None
-        if sum(1 + len(x.boxes) for x in pending if x.pixels) >= settings.batch_size or len(pending) >= 1024:
+        room = settings.batch_size * (network[0].at_once if network else 1)
+        if sum(1 + len(x.boxes) for x in pending if x.pixels) >= room or len(pending) >= 1024:
             commit()
         progress(done, len(wanted))
     commit()
@@ -234,11 +235,18 @@ def _pixels_of(decoded: Sequence[Read], settings: Settings) -> Iterator[tuple[np
 def _describe_all(
     pixels: Iterator[tuple[np.ndarray, ...]], extractor: Extractor, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """The features of each, in batches that are filled up to their full size: one compiled program."""
-    while batch := list(islice(pixels, batch_size)):
-        filled: list[Any] = batch + [tuple(np.zeros_like(scale) for scale in batch[0])] * (batch_size - len(batch))
-        features = np.asarray(extractor.run(tuple(np.stack(scale) for scale in zip(*filled, strict=True))))
-        yield from features[: len(batch)]
+    """The features of each, in batches that are filled up to their full size: one compiled program.
+
+    As many batches are on their way as there are devices.
+    """
+    waiting: deque[tuple[int, Any]] = deque()
+    while (batch := list(islice(pixels, batch_size))) or waiting:
+        if batch:
+            filled: list[Any] = batch + [tuple(np.zeros_like(scale) for scale in batch[0])] * (batch_size - len(batch))
+            waiting.append((len(batch), extractor.run(tuple(np.stack(scale) for scale in zip(*filled, strict=True)))))
+        if not batch or len(waiting) == extractor.at_once:
+            count, features = waiting.popleft()
+            yield from np.asarray(features)[:count]
 
 
 def _printable(text: str) -> str:

@@ -17,7 +17,9 @@ suit objects of about four images; the references, with tens of images each, tak
 ``fgis.retrieval.selection`` chooses among several.
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -271,10 +273,8 @@ def diffusion(first: FirstSearch, *, k: Count = 5, alpha: ShareBelowOne = 0.5, g
     places, cosines = nearest_of_queries(first, queries, vectors, max(k, depth))
     sources = sparse_rows(places[:, :k], cosines[:, :k] > 0, len(vectors), powers(cosines[:, :k], gamma))
     rows = np.append(first.gallery_rows, -1)  # the last: for places that are empty
-    ranked = []
-    step = SOLVED_NEAR if alpha <= NEAR else max(1, SOLVED // len(vectors))
-    for start in range(0, max(len(queries), 1), step):
-        here = slice(start, start + step)
+
+    def rank(here: slice) -> Neighbours:
         flow, near = diffuse(graph, alpha, sources[here]), places[here, :depth]
         reached, flows = entries(flow)
         # The first search lists what is not reached, too: here with the keys of an empty place where it is.
@@ -283,7 +283,11 @@ def diffusion(first: FirstSearch, *, k: Count = 5, alpha: ShareBelowOne = 0.5, g
             [np.where(flows > 0, -flows, np.inf), np.where(far, 1 - cosines[here, :depth], np.inf)], axis=1
         ).astype(np.float32)
         listed = np.where(np.isinf(keys), -1, np.concatenate([reached, near], axis=1))
-        ranked.append(first_by_key(keys, rows[listed], depth))
+        return first_by_key(keys, rows[listed], depth)
+
+    step = SOLVED_NEAR if alpha <= NEAR else max(1, SOLVED // len(vectors))
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # products of sparse matrices let other threads run
+        ranked = list(pool.map(rank, (slice(at, at + step) for at in range(0, max(len(queries), 1), step))))
     return Neighbours(*(np.concatenate(parts) for parts in zip(*ranked, strict=True)))
 
 

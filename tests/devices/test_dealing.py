@@ -7,8 +7,11 @@ from PIL import Image
 
 from fgis.experiment import build
 from fgis.features.collection import load_collection
-from fgis.features.description import Settings
+from fgis.features.description import Settings, load_extractor
 from fgis.features.extract import extract
+from fgis.gallery.index import index_folder
+from fgis.gallery.scan import scan_folder
+from fgis.gallery.store import open_store
 from fgis.retrieval import dealing
 from fgis.retrieval.evaluate import evaluate, protocol
 from fgis.retrieval.prepare import prepare_gallery
@@ -92,3 +95,22 @@ def test_batches_of_images_are_dealt_out_and_give_the_same_file(tmp_path):
         )  # fmt: skip
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "three.h5").read_bytes()
     assert counts == [2, 4, 6, 8, 10, 12, 13] * 2
+
+
+@pytest.mark.slow
+def test_a_folder_is_indexed_on_several_devices_with_the_same_features(tmp_path):
+    """Seven batches, the last of one image; the first is described before it is known how many devices there are."""
+    (tmp_path / "photos").mkdir()
+    for number in range(13):
+        Image.fromarray(RNG.integers(0, 255, (9, 9, 3), np.uint8)).save(tmp_path / "photos" / f"{number:02d}.png")
+    settings = Settings("mobilenet_v2", (32, 32), weights="none", batch_size=2, on_bad_image="skip")
+    found = []
+    for devices in ((), jax.devices()[:3]):
+        place = tmp_path / f"gallery{len(devices)}"
+        place.mkdir()
+        with open_store(place, create=True) as store:
+            load = lambda devices=devices: load_extractor(settings, devices)
+            assert index_folder(scan_folder(tmp_path / "photos"), store, settings, load).added == 13
+            found.append(([one.image_id for one in store.records()], store.vectors()))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
