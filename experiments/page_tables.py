@@ -237,6 +237,22 @@ def limits_table() -> str:
     return _markdown(rows, ["work", "AVX-512: over limit, against peer", "AVX2: the same", "bar"])
 
 
+ENGINES = {
+    "exact": "`exact`, of fgis", "flat": "milvus-lite, FLAT", "ivf": "milvus-lite, IVF_FLAT", "hnsw": "milvus-lite, HNSW",
+}  # fmt: skip
+
+
+def engines_table() -> str:
+    """Every engine at every size that was measured."""
+    found, rows = load(BENCHMARKS), []
+    for size in ("100,000", "1,000,000"):
+        for name, words in ENGINES.items():
+            if one := found.get(f"{name}, {size}"):
+                numbers = [f"{one[key]:,g}" for key in ("fill_s", "query_ms", "peak_mb")]
+                rows.append([size, words, f"{one['recall@10']:g}", *numbers])
+    return _markdown(rows, ["rows", "engine", "recall@10", "seconds until it answers", "ms a query", "MB at the most"])
+
+
 def _markdown(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
@@ -250,6 +266,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "open set of grocerystore": partial(open_set_table, "grocerystore"),
     "speed": speed_table,
     "limits": limits_table,
+    "engines": engines_table,
     "systems": systems_table,
     "further_objects": further_table,
     "deep_ranking": paths_table,

@@ -42,10 +42,12 @@ def start(asked: dict[str, Any], kind: str, devices: int) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def find_rows(kind: str, several: list[tuple[int, str]], *, every: int = 1, processes: int = 1) -> list[dict[str, Any]]:
+def find_rows(
+    kind: str, several: list[tuple[int, str]], *, first: int = 0, every: int = 1, processes: int = 1
+) -> list[dict[str, Any]]:
     """The rows of every ``every``-th combination, as ``combinations.compare`` gives them, and where they are from."""
     most = max(count for count, _ in several)
-    asked: dict[str, Any] = {"several": several, "first": 0, "every": every}
+    asked: dict[str, Any] = {"several": several, "first": first, "every": every}
     if processes > 1:
         asked |= {"processes": processes, "coordinator": free_address()}
     running = [start({**asked, "process": number}, kind, most // processes) for number in range(processes)]
@@ -85,6 +87,7 @@ def main() -> int:
     """Prints and writes the table; returns 1 where a figure is beyond its bound."""
     parser = argparse.ArgumentParser(prog="python -m tests.devices.parity")
     parser.add_argument("--devices", default="2,4,8")
+    parser.add_argument("--first", type=int, default=0, help="how many combinations are left out at the beginning")
     parser.add_argument("--every", type=int, default=1, help="every so manieth combination alone")
     parser.add_argument("--processes", type=int, default=2, help="how many; 1 leaves them out")
     parser.add_argument("--ways", default="shard_map,pmap,jit")
@@ -95,10 +98,11 @@ def main() -> int:
     ways = options.ways.split(",")
     several = [(count, ways[0]) for count in counts] + [(max(counts), way) for way in ways[1:]]
     for kind in filter(None, options.kinds.split(",")):
-        rows += find_rows(kind, several, every=options.every)
+        rows += find_rows(kind, several, first=options.first, every=options.every)
     if options.processes > 1:
         spread = [(2 * options.processes, way) for way in ways if way != "pmap"]
-        rows += find_rows("float64", spread, every=options.every, processes=options.processes)
+        more = {"first": options.first, "every": options.every, "processes": options.processes}
+        rows += find_rows("float64", spread, **more)
     if options.out:
         Path(options.out).write_text(json.dumps(rows, indent=1))
     for kind, where in sorted({(row["type"], row["where"]) for row in rows}):
