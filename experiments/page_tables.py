@@ -238,8 +238,11 @@ def limits_table() -> str:
 
 
 ENGINES = {
-    "exact": "`exact`, of fgis", "flat": "milvus-lite, FLAT", "ivf": "milvus-lite, IVF_FLAT", "hnsw": "milvus-lite, HNSW",
-}  # fmt: skip
+    "exact": "`exact`, of fgis",
+    "flat": "milvus-lite, FLAT",
+    "ivf": "milvus-lite, IVF_FLAT",
+    "hnsw": "milvus-lite, HNSW",
+}
 
 
 def engines_table() -> str:
