@@ -52,7 +52,9 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
             yield file
     except PermissionError as error:
         raise UserError(f"{named(path)}: may not be read; look at its permissions") from error
-    except (OSError, RuntimeError) as error:  # what h5py raises for a file that is no HDF5, truncated, or damaged
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # h5py raises almost anything for a file that is no HDF5, truncated, or damaged
         if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
             raise UserError(
                 f"{named(path)}: another process has it open for writing; wait until that one closes it"
@@ -77,7 +79,9 @@ def require_stored(file: h5py.File, name: str, path: str | Path) -> None:
     if dataset.external is not None or dataset.is_virtual:
         raise UserError(f"{named(path)}: {name!r} lies in other files; store the data themselves, in this file")
     size, filtered = os.path.getsize(resolved(path)), dataset.id.get_create_plist().get_nfilters() > 0
-    declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    if dataset.shape is None:
+        raise UserError(f"{named(path)}: {name!r} has no shape; store data in it, or leave it out")
+    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     if declared > size * (MOST_COMPRESSED if filtered else 1):
         raise UserError(
             f"{named(path)}: {name!r} declares {declared:,} bytes, shape {dataset.shape}, in a file of {size:,}; "
@@ -174,6 +178,8 @@ def _read_is_query(file: h5py.File, labels: np.ndarray, path: str | Path) -> np.
 
 def read_texts(dataset: h5py.Dataset, path: str | Path) -> list[str]:
     """The texts of a dataset, whether HDF5 stores them at fixed or variable length."""
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "OSU":
+        raise UserError(f"{named(path)}: {dataset.name} is no list of texts; extract the features again")
     try:
         return [text.decode() if isinstance(text, bytes) else str(text) for text in dataset[...]]
     except UnicodeDecodeError as error:

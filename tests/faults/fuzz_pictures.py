@@ -18,7 +18,7 @@ from fgis.web.app import make_app
 from fgis.web.uploads import decode_upload
 from tests.faults.fuzz import Target
 from tests.faults.mutations import NUMBERS, TEXTS, damage_bytes
-from tests.web.galleries import SIZE, describe_places, gallery_by_words, loaded_gallery, scene
+from tests.web.galleries import SIZE, describe_colours, describe_places, loaded_gallery, scene
 
 
 def encoded(image: Image.Image, kind: str, **more: Any) -> bytes:
@@ -94,7 +94,7 @@ def prepare_page(folder: Path) -> tuple[Any, list[bytes]]:
     loaded = loaded._replace(heads={"features": lambda: loaded.search})
     app = make_app(
         loaded, reranks={"local_scaling": partial(local_scaling, k=2)}, describe_places=describe_places,
-        by_text=gallery_by_words(loaded),
+        by_text=lambda: (loaded.search._replace(point=None), lambda text: describe_colours(PICTURES["green.jpg"])),
     )  # fmt: skip
     client = TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
     return client, [*prepare_images(folder), encoded(scene(("red", "blue")).resize(SIZE), "PNG")]
