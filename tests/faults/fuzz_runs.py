@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,8 @@ def check_plain(config: Any) -> None:
     build_scoring(settings)
     extraction_settings(settings.features)
     Run.open(config)
-    refuse_other(config, to_plain(ukbench.get_config()), "x")
+    with suppress(UserError):
+        refuse_other(config, to_plain(ukbench.get_config()), "x")
 
 
 def check_config(state: Any, content: bytes, folder: Path) -> None:
