@@ -133,9 +133,7 @@ def write_report(
         files.write_json(folder / "config.json", run.config)
     files.write_text(folder / "report.html", render.report_html(report, history, run.plans, shown))
     files.write_json(folder / "report.json", report)
-    print(
-        f"\n{text}\n{folder / 'report.json'}\n{folder / 'report.html'}"
-    )
+    print(f"\n{text}\n{folder / 'report.json'}\n{folder / 'report.html'}")
 
 
 def _listed(plan: RunPlan) -> list[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from fgis.base import FeatureSet
 from fgis.errors import UserError
+from fgis.features.heaps import has_endless_heap
 from fgis.features.labels import find_split, find_unnamed
 from fgis.files import json_types
 
@@ -49,6 +50,8 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         raise UserError(f"{named(path)}: no such file; extract the features, or take the bundled ones (an empty path)")
     try:
         with h5py.File(name, "r") as file:
+            if has_endless_heap(file):
+                raise UserError(f"{named(path)}: damaged (a list of texts without an end); extract the features again")
             yield file
     except PermissionError as error:
         raise UserError(f"{named(path)}: may not be read; look at its permissions") from error
@@ -176,7 +179,7 @@ def _read_is_query(file: h5py.File, labels: np.ndarray, path: str | Path) -> np.
     return marks
 
 
-def read_texts(dataset: h5py.Dataset, path: str | Path) -> list[str]:
+def read_texts(dataset: Any, path: str | Path) -> list[str]:
     """The texts of a dataset, whether HDF5 stores them at fixed or variable length."""
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "OSU":
         raise UserError(f"{named(path)}: {dataset.name} is no list of texts; extract the features again")

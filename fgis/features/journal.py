@@ -103,5 +103,8 @@ def _first_difference(found: bytes, wanted: bytes) -> str:
         there = None
     if not isinstance(there, dict):
         return "its first line is no header"
-    key = next(key for key in sorted({*there, *now}) if there.get(key) != now.get(key))
+    differing = [key for key in sorted({*there, *now}) if there.get(key) != now.get(key)]
+    if not differing:
+        return "its first line says the same in other words"
+    key = differing[0]
     return f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"

@@ -1,4 +1,4 @@
-"""The cells, structures, texts and numbers of a MATLAB file (version 5), read without SciPy: it crashes on damaged ones.
+"""Cells, structures, texts and numbers of a MATLAB file (version 5), read without SciPy, which crashes on damaged ones.
 
 A file is a header of 128 bytes and a list of elements: four bytes of type, four of size, the data, filled up to a
 multiple of eight; up to four bytes of data may stand in place of the size. A matrix is an element of elements.
@@ -15,7 +15,13 @@ from typing import Any
 
 MATRIX, COMPRESSED = 14, 15
 NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}  # type -> format
-TEXTS = {2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}  # type -> encoding; its byte order is added
+TEXTS = {
+    2: "latin-1",
+    4: "utf-16",
+    16: "utf-8",
+    17: "utf-16",
+    18: "utf-32",
+}  # type -> encoding; its byte order is added
 CELL, STRUCTURE, TEXT = 1, 2, 4  # classes of a matrix
 NUMERIC = range(6, 16)
 MOST_BYTES = 1 << 28  # of one unpacked element

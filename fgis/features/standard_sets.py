@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from fgis.errors import UserError
 from fgis.features.lists import Listed, read_text
 from fgis.features.matlab import read_matlab

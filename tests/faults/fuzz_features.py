@@ -19,9 +19,9 @@ from fgis.features.backbones.classical import load_classical
 from fgis.features.backbones.safetensors_file import read_safetensors
 from fgis.features.backbones.torch_pickle import read_torch_file
 from tests.faults.fuzz import Target
-from tests.faults.mutations import damage_bytes, damage_hdf5, damage_json, damage_value
-from tests.features.safetensors_files import PIECES, header_bytes, safetensors_bytes, write_clip_vocabulary
-from tests.features.torch_files import View, Storage, file_bytes, whole
+from tests.faults.mutations import damage_bytes, damage_hdf5, damage_json
+from tests.features.safetensors_files import PIECES, safetensors_bytes, write_clip_vocabulary
+from tests.features.torch_files import Storage, View, file_bytes, whole
 
 ROWS, WANTED = 12, {"collection": "folder", "backbone": "vgg16", "image_size": (224, 224), "layer": ""}
 
@@ -115,7 +115,11 @@ def check_journal(whole: bytes, content: bytes, folder: Path) -> None:
 
 def prepare_torch(folder: Path) -> list[bytes]:
     shared = Storage("7", np.arange(24, dtype=np.float32))
-    views = {"a.weight": View(shared, 2, (3, 2), (1, 3)), "b": View(shared, 0, (24,), (1,)), "c": whole("8", np.ones((2, 3)))}
+    views = {
+        "a.weight": View(shared, 2, (3, 2), (1, 3)),
+        "b": View(shared, 0, (24,), (1,)),
+        "c": whole("8", np.ones((2, 3))),
+    }
     return [file_bytes(views), file_bytes({"a": whole("0", np.zeros(0))}), file_bytes({})]
 
 

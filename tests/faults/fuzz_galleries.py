@@ -9,8 +9,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fgis.commands.command_line import parse
 from fgis.errors import UserError
 from fgis.experiment import galleries, graphs

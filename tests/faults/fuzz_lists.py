@@ -65,7 +65,9 @@ def damage_list(files: dict[str, Any], rng: random.Random) -> bytes:
     kind = rng.choice([*files])
     whole = files[kind]
     if kind == "landmarks":
-        truth: Any = damage_value(TRUTH, rng, (*VALUES, np.float32(1), np.array([0, 1]), np.array([[1]]), np.int64(2), b"a"))
+        truth: Any = damage_value(
+            TRUTH, rng, (*VALUES, np.float32(1), np.array([0, 1]), np.array([[1]]), np.int64(2), b"a")
+        )
         content = pickle.dumps(truth, rng.choice((0, 2, 4))) if rng.random() < 0.6 else damage_bytes(whole, rng)
         changed = {rng.choice(("gnd_roxford5k.pkl", "gnd_rparis6k.pkl")): content}
     elif kind == "cars196":

@@ -120,8 +120,19 @@ def damage_request(state: tuple[Any, list[bytes]], rng: random.Random) -> bytes:
         kinds = ("x", "x", "x", "", "y", '"x"', "x; charset=utf-99", "x" * 300)
         headers["content-type"] = "multipart/form-data; boundary=" + rng.choice(kinds)
     if rng.random() < 0.1:
-        odd = ("content-length", "range", "host", "content-encoding", "if-none-match", "accept", "sec-fetch-site", "cookie")
-        headers[rng.choice(odd)] = rng.choice(("0", "-1", "x", "9" * 30, "127.0.0.1", "gzip", "same-origin", "bytes=0-1"))
+        odd = (
+            "content-length",
+            "range",
+            "host",
+            "content-encoding",
+            "if-none-match",
+            "accept",
+            "sec-fetch-site",
+            "cookie",
+        )
+        headers[rng.choice(odd)] = rng.choice(
+            ("0", "-1", "x", "9" * 30, "127.0.0.1", "gzip", "same-origin", "bytes=0-1")
+        )
     pairs = [(name, value.encode("utf-8", "replace").decode()) for name, value in pairs]
     method = rng.choice(("POST", "POST", "GET", "GET", "HEAD", "PUT"))
     path = rng.choice(("/api/search", "/api/pictures")) if method == "POST" and form < 0.9 else rng.choice(PATHS)

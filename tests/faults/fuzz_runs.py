@@ -62,7 +62,11 @@ def damage_flags(keys: list[str], rng: random.Random) -> bytes:
               "--gallery=/nonexistent", "--config=nothing", "--config=ukbench:nothing", "--", "-", "--config.seed", "--=")  # fmt: skip
     words = [CONFIG, f"--mode={rng.choice(modes)}"] if rng.random() < 0.9 else []
     for _ in range(rng.choice((1, 1, 2, 3))):
-        key = rng.choice(keys) if rng.random() < 0.95 else damage_text(rng.choice(keys).encode(), rng).decode(errors="replace")
+        key = (
+            rng.choice(keys)
+            if rng.random() < 0.95
+            else damage_text(rng.choice(keys).encode(), rng).decode(errors="replace")
+        )
         words.append(f"--config.{key}={rng.choice(values)}")
     if rng.random() < 0.3:
         words.append(rng.choice(others))
@@ -162,9 +166,7 @@ def prepare_checkpoints(folder: Path) -> Saved:
     with checkpoint.open_checkpoints(folder / "checkpoints") as manager:
         for step in (1, 2):
             checkpoint.save(manager, state(step), {"seed": 0, "head": {"name": "mlp"}}, 1.0, "digest")
-    files = {
-        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     values = {step: jax.tree.map(np.asarray, state(step).params) for step in (1, 2)}
     return Saved(folder, files, state(1), values)
 

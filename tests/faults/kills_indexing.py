@@ -89,7 +89,9 @@ def run_kills(place: Path, rng: random.Random) -> Iterator[Struck]:
             moment = rng.choice(moments(gallery, len(kept), rng))
             if rng.random() < 0.2:
                 refuse_second(images, gallery, place / "logs")
-            struck = victims.strike(command_of(images, gallery), place / "logs", moment, rng.choice(victims.SIGNALS), rng)
+            struck = victims.strike(
+                command_of(images, gallery), place / "logs", moment, rng.choice(victims.SIGNALS), rng
+            )
             now = set(stored(gallery)) if count_images(gallery) else set()  # a kill may come before the tables
             assert kept <= now, f"lost: {sorted(kept - now)[:3]}"
             spoil(images, now - kept)

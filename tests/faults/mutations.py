@@ -14,7 +14,21 @@ NUMBERS = (0, 1, -1, 2, 3, 7, 127, 255, 65535, 2**31 - 1, 2**31, 2**32, 2**53, 2
            0.5, -0.5, 1e-30, 1e30, 1e308, float("nan"), float("inf"), -float("inf"))  # fmt: skip
 TEXTS = ("", " ", "a", "0", "-1", "1e9", "nan", "None", "true", "../x", "/etc/passwd", "~", "a\nb", "\x00", "\ud800", "é",
          "%s", "{}", "[", '"', ",", "x" * 300, "١", "🦉", "features", "labels", "drop", "cosine", "batch_hard")  # fmt: skip
-VALUES: tuple[Any, ...] = (*NUMBERS, *TEXTS, None, True, False, [], {}, [0], [None], [[]], ["a"], {"": 0}, {"name": "x"})
+VALUES: tuple[Any, ...] = (
+    *NUMBERS,
+    *TEXTS,
+    None,
+    True,
+    False,
+    [],
+    {},
+    [0],
+    [None],
+    [[]],
+    ["a"],
+    {"": 0},
+    {"name": "x"},
+)
 
 
 def damage_bytes(content: bytes, rng: random.Random, most: int = 6) -> bytes:
@@ -168,16 +182,22 @@ def change_dataset(file: h5py.File, rng: random.Random) -> None:
         case 3:
             file[name] = h5py.ExternalLink("other.h5", "features")
         case 4:
-            file.create_dataset(name, (2**rng.randrange(50),) + shape[1:], "f4", chunks=(16,) + tuple(max(1, n) for n in shape[1:]))
+            file.create_dataset(
+                name, (2 ** rng.randrange(50), *shape[1:]), "f4", chunks=(16, *tuple(max(1, n) for n in shape[1:]))
+            )
         case 5:
             file[name] = h5py.Empty(rng.choice(("f4", "i8", "S3")))
         case 6:
             pass
         case 7 if values is not None and shape and all(shape):
-            more = rng.choice(({"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True}, {"fletcher32": True}))
+            more = rng.choice(
+                ({"compression": "gzip"}, {"compression": "lzf"}, {"shuffle": True}, {"fletcher32": True})
+            )
             file.create_dataset(name, data=values, dtype=dtype, chunks=True, maxshape=(None, *shape[1:]), **more)
         case _:
-            file.create_dataset(name, shape, dtype) if values is None else file.create_dataset(name, data=values, dtype=dtype)
+            file.create_dataset(name, shape, dtype) if values is None else file.create_dataset(
+                name, data=values, dtype=dtype
+            )
 
 
 def change_attribute(file: h5py.File, rng: random.Random) -> None:
