@@ -119,6 +119,8 @@ def main(arguments: list[str]) -> int:
     if given.child:
         run_inputs(given.target, given.seed, range(given.first, given.first + given.count), given.child)
         return 0
+    if given.target not in (names := find_targets()):
+        parser.error(f"--target: {given.target!r}; choose one of {', '.join(names)}")
     began = time.monotonic()
     counts, finds = fuzz(given.target, given.seed, given.first, given.count, given.keep)
     alike: dict[str, list[int]] = {}

@@ -69,15 +69,31 @@ def change_rows(content: bytes, rng: random.Random, place: Path) -> bytes:
             table = rng.choice([*TABLES])
             column = rng.choice(TABLES[table])
             numbers = [one for one in NUMBERS if isinstance(one, float) or abs(one) < 2**63]
-            value = rng.choice((rng.choice(numbers), rng.choice(TEXTS), None, b"", b"\x00" * 384, b"\xff" * 768, b"[1]", b"abc",
-                                json.dumps(rng.choice(([1], [0], [192], {}, "a", None, [2, 96], -1, [1e9], [64, 48])))))  # fmt: skip
+            value = rng.choice(
+                (
+                    rng.choice(numbers),
+                    rng.choice(TEXTS),
+                    None,
+                    b"",
+                    b"\x00" * 384,
+                    b"\xff" * 768,
+                    b"[1]",
+                    b"abc",
+                    json.dumps(rng.choice(([1], [0], [192], {}, "a", None, [2, 96], -1, [1e9], [64, 48]))),
+                )
+            )
             if isinstance(value, str):
                 value = value.encode("utf-8", "replace").decode()
             rows = rng.choice(("", " WHERE rowid = 1", " WHERE rowid = 3"))
-            command = rng.choice((f"UPDATE OR REPLACE {table} SET {column} = ?{rows}",) * 6 + (
-                f"DELETE FROM {table}{rows}", f"DROP TABLE {table}", f"ALTER TABLE {table} DROP COLUMN {column}",
-                f"ALTER TABLE {table} ADD COLUMN more",
-            ))  # fmt: skip
+            command = rng.choice(
+                (f"UPDATE OR REPLACE {table} SET {column} = ?{rows}",) * 6
+                + (
+                    f"DELETE FROM {table}{rows}",
+                    f"DROP TABLE {table}",
+                    f"ALTER TABLE {table} DROP COLUMN {column}",
+                    f"ALTER TABLE {table} ADD COLUMN more",
+                )
+            )
             try:
                 connection.execute(command, (value,) if "?" in command else ())
             except sqlite3.Error:  # SQLite refuses it

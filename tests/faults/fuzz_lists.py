@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fgis.errors import UserError, naming
+from fgis.errors import naming
 from fgis.features.collection import load_collection
 from fgis.features.landmark_sets import read_revisited
 from fgis.retrieval.ground_truth import DIFFICULTIES, evaluate_lists, holidays, read_landmarks, revisited
@@ -22,30 +22,55 @@ IDS = np.array([f"{name}/{number}.jpg" for name in "abc" for number in range(4)]
 POINTS = np.random.default_rng(0).random((len(IDS), 4)).astype(np.float32)
 CUB = ("images.txt", "image_class_labels.txt", "classes.txt")
 TRUTH = {
-    "imlist": ["a", "b", "c", "d"], "qimlist": ["q", "r"],
-    "gnd": [{"bbx": [0.0, 1.0, 20.5, 30.0], "easy": [0], "hard": [1], "junk": [3]},
-            {"bbx": [1, 1, 2, 2], "easy": [], "hard": [2], "junk": []}],
-}  # fmt: skip
+    "imlist": ["a", "b", "c", "d"],
+    "qimlist": ["q", "r"],
+    "gnd": [
+        {"bbx": [0.0, 1.0, 20.5, 30.0], "easy": [0], "hard": [1], "junk": [3]},
+        {"bbx": [1, 1, 2, 2], "easy": [], "hard": [2], "junk": []},
+    ],
+}
 LISTS = {  # collection: (what follows the folder in its name, its files)
     "csv": ("/list.csv", {"list.csv": "path,label,coarse\na/0.jpg,cup,1\na/1.jpg,cup,1\nb/0.jpg,pear,2\n"}),
-    "grocerystore": ("", {
-        "train.txt": "a/0.jpg, 0, 0\na/1.jpg, 1, 0\n", "val.txt": "b/0.jpg, 1, 0\n", "test.txt": "b/1.jpg, 0, 0\n",
-        "classes.csv": "Class Name (str),Class ID (int),Coarse Class Name (str)\nApple,0,Fruit\nPear,1,Fruit\n",
-    }),
-    "cub": ("@test", {
-        "images.txt": "1 001.A/a.jpg\n2 150.B/b.jpg\n", "image_class_labels.txt": "1 1\n2 150\n",
-        "classes.txt": "1 001.A\n150 150.B\n",
-    }),
-    "online_products": ("@test", {
-        "Ebay_test.txt": "image_id class_id super_class_id path\n1 1 1 a/1.JPG\n2 1 1 a/2.JPG\n3 2 2 b/3.JPG\n",
-    }),
-    "in_shop": ("@test", {
-        "list_eval_partition.txt": "3\nimage_name item_id evaluation_status\nimg/a.jpg id_1 query\n"
-        "img/b.jpg id_1 gallery\nimg/c.jpg id_2 train\n",
-    }),
-}  # fmt: skip
-TEXT_FILES = {"triplets": {"t.csv": "query,positive,negative\na/0.jpg,a/1.jpg,b/0.jpg\nb/0.jpg,b/1.jpg,c/0.jpg\n"},
-              "landmarks_text": {"x_query.txt": "oxc1_0 1 2 3 4\n", "x_good.txt": "0\n1\n", "x_ok.txt": "2\n", "x_junk.txt": "3\n"}}  # fmt: skip
+    "grocerystore": (
+        "",
+        {
+            "train.txt": "a/0.jpg, 0, 0\na/1.jpg, 1, 0\n",
+            "val.txt": "b/0.jpg, 1, 0\n",
+            "test.txt": "b/1.jpg, 0, 0\n",
+            "classes.csv": "Class Name (str),Class ID (int),Coarse Class Name (str)\nApple,0,Fruit\nPear,1,Fruit\n",
+        },
+    ),
+    "cub": (
+        "@test",
+        {
+            "images.txt": "1 001.A/a.jpg\n2 150.B/b.jpg\n",
+            "image_class_labels.txt": "1 1\n2 150\n",
+            "classes.txt": "1 001.A\n150 150.B\n",
+        },
+    ),
+    "online_products": (
+        "@test",
+        {
+            "Ebay_test.txt": "image_id class_id super_class_id path\n1 1 1 a/1.JPG\n2 1 1 a/2.JPG\n3 2 2 b/3.JPG\n",
+        },
+    ),
+    "in_shop": (
+        "@test",
+        {
+            "list_eval_partition.txt": "3\nimage_name item_id evaluation_status\nimg/a.jpg id_1 query\n"
+            "img/b.jpg id_1 gallery\nimg/c.jpg id_2 train\n",
+        },
+    ),
+}
+TEXT_FILES = {
+    "triplets": {"t.csv": "query,positive,negative\na/0.jpg,a/1.jpg,b/0.jpg\nb/0.jpg,b/1.jpg,c/0.jpg\n"},
+    "landmarks_text": {
+        "x_query.txt": "oxc1_0 1 2 3 4\n",
+        "x_good.txt": "0\n1\n",
+        "x_ok.txt": "2\n",
+        "x_junk.txt": "3\n",
+    },
+}
 
 
 def prepare_lists(folder: Path) -> dict[str, Any]:
@@ -115,8 +140,8 @@ def check_list(files: Any, content: bytes, folder: Path) -> None:
         for row in range(len(images.labels)):
             try:
                 images.read(row)
-            except Exception as error:  # an image that is not there is a bad one
-                assert not isinstance(error, UserError | KeyError), error
+            except OSError:  # an image that is not there is a bad one
+                continue
 
 
 TARGETS = {"ground_truth": Target(prepare_lists, damage_list, check_list)}

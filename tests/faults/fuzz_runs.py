@@ -54,12 +54,56 @@ def prepare_flags(folder: Path) -> list[str]:
 
 
 def damage_flags(keys: list[str], rng: random.Random) -> bytes:
-    values = (*NUMBERS, *TEXTS, True, False, None, "(1,2)", "(1,", "[1]", "(224,224)", "('a',)", "((1,2),(3,4))", "semi_hard",
-              "mlp", "margin", "adam", "k_reciprocal", "{}", "1,2", "0x10", "1_000", "'", "__import__('os')")  # fmt: skip
+    values = (
+        *NUMBERS,
+        *TEXTS,
+        True,
+        False,
+        None,
+        "(1,2)",
+        "(1,",
+        "[1]",
+        "(224,224)",
+        "('a',)",
+        "((1,2),(3,4))",
+        "semi_hard",
+        "mlp",
+        "margin",
+        "adam",
+        "k_reciprocal",
+        "{}",
+        "1,2",
+        "0x10",
+        "1_000",
+        "'",
+        "__import__('os')",
+    )
     modes = ("train", "evaluate", "extract", "index", "search", "serve", "explore", "export", "x", "")
-    others = ("--step=1", "--step=x", "--step", "--triplets=x", "--json", "--nojson", "--k=0", "--help=1", "--shard=1/2", "x",
-              "--shard=3/2", "--workdir=", "--workdir=/nonexistent", "--image=/dev/null", "-config.seed=3", "--config.=1",
-              "--gallery=/nonexistent", "--config=nothing", "--config=ukbench:nothing", "--", "-", "--config.seed", "--=")  # fmt: skip
+    others = (
+        "--step=1",
+        "--step=x",
+        "--step",
+        "--triplets=x",
+        "--json",
+        "--nojson",
+        "--k=0",
+        "--help=1",
+        "--shard=1/2",
+        "x",
+        "--shard=3/2",
+        "--workdir=",
+        "--workdir=/nonexistent",
+        "--image=/dev/null",
+        "-config.seed=3",
+        "--config.=1",
+        "--gallery=/nonexistent",
+        "--config=nothing",
+        "--config=ukbench:nothing",
+        "--",
+        "-",
+        "--config.seed",
+        "--=",
+    )
     words = [CONFIG, f"--mode={rng.choice(modes)}"] if rng.random() < 0.9 else []
     for _ in range(rng.choice((1, 1, 2, 3))):
         key = (

@@ -13,8 +13,15 @@ IMAGES, BATCH, MOST = 224, 32, 6  # images; images of a batch; signals to one ex
 
 
 def command_of(images: Path, path: Path) -> list[str]:
-    return [CONFIG, "--mode=extract", *TINY, "--config.features.collection=folder", f"--config.features.images={images}",
-            f"--config.features.path={path}", "--config.train.devices=1"]  # fmt: skip
+    return [
+        CONFIG,
+        "--mode=extract",
+        *TINY,
+        "--config.features.collection=folder",
+        f"--config.features.images={images}",
+        f"--config.features.path={path}",
+        "--config.train.devices=1",
+    ]
 
 
 def moments(path: Path, rng: random.Random) -> list[Moment]:

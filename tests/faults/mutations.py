@@ -10,10 +10,65 @@ from typing import Any
 import h5py
 import numpy as np
 
-NUMBERS = (0, 1, -1, 2, 3, 7, 127, 255, 65535, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63), 10**30,
-           0.5, -0.5, 1e-30, 1e30, 1e308, float("nan"), float("inf"), -float("inf"))  # fmt: skip
-TEXTS = ("", " ", "a", "0", "-1", "1e9", "nan", "None", "true", "../x", "/etc/passwd", "~", "a\nb", "\x00", "\ud800", "é",
-         "%s", "{}", "[", '"', ",", "x" * 300, "١", "🦉", "features", "labels", "drop", "cosine", "batch_hard")  # fmt: skip
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    127,
+    255,
+    65535,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64,
+    -(2**63),
+    10**30,
+    0.5,
+    -0.5,
+    1e-30,
+    1e30,
+    1e308,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+)
+TEXTS = (
+    "",
+    " ",
+    "a",
+    "0",
+    "-1",
+    "1e9",
+    "nan",
+    "None",
+    "true",
+    "../x",
+    "/etc/passwd",
+    "~",
+    "a\nb",
+    "\x00",
+    "\ud800",
+    "é",
+    "%s",
+    "{}",
+    "[",
+    '"',
+    ",",
+    "x" * 300,
+    "١",
+    "🦉",
+    "features",
+    "labels",
+    "drop",
+    "cosine",
+    "batch_hard",
+)
 VALUES: tuple[Any, ...] = (
     *NUMBERS,
     *TEXTS,
@@ -130,8 +185,29 @@ def damage_json(content: bytes, rng: random.Random) -> bytes:
     return json.dumps(damage_value(json.loads(content), rng)).encode()
 
 
-DTYPES = ("f2", "f4", "f8", "i1", "i8", "u8", "u1", "?", "S4", "O", ">f4", ">i8", "c8", "V3", "f4,i4", "S0x", "enum", "ref",
-          "vlen", "ascii", "(2,)f4")  # fmt: skip
+DTYPES = (
+    "f2",
+    "f4",
+    "f8",
+    "i1",
+    "i8",
+    "u8",
+    "u1",
+    "?",
+    "S4",
+    "O",
+    ">f4",
+    ">i8",
+    "c8",
+    "V3",
+    "f4,i4",
+    "S0x",
+    "enum",
+    "ref",
+    "vlen",
+    "ascii",
+    "(2,)f4",
+)
 
 
 def odd_array(shape: tuple[int, ...], rng: random.Random) -> tuple[Any, Any]:
@@ -202,8 +278,23 @@ def change_dataset(file: h5py.File, rng: random.Random) -> None:
 
 def change_attribute(file: h5py.File, rng: random.Random) -> None:
     """One attribute gets another value, type or none."""
-    known = ("complete", "backbone", "weights", "image_size", "fit", "pooling", "collection", "layer", "fgis_version",
-             "weights_sha256", "preprocessing", "collection_sha256", "skipped", "files", "shrink")  # fmt: skip
+    known = (
+        "complete",
+        "backbone",
+        "weights",
+        "image_size",
+        "fit",
+        "pooling",
+        "collection",
+        "layer",
+        "fgis_version",
+        "weights_sha256",
+        "preprocessing",
+        "collection_sha256",
+        "skipped",
+        "files",
+        "shrink",
+    )
     name = rng.choice(known)
     values, dtype = odd_array(rng.choice(((), (2,), (0,), (2, 2))), rng)
     match rng.randrange(5):
@@ -212,8 +303,20 @@ def change_attribute(file: h5py.File, rng: random.Random) -> None:
         case 1:
             file.attrs[name] = h5py.Empty("f4")
         case 2:
-            file.attrs[name] = rng.choice(("[", "{", "[1, 2", "[224, 224]", "[[1, 2], [3, 4]]", '{"a": [1]}', "\x00", "1e999",
-                                           "[" * 5000, '[{"file": 1}]'))  # fmt: skip
+            file.attrs[name] = rng.choice(
+                (
+                    "[",
+                    "{",
+                    "[1, 2",
+                    "[224, 224]",
+                    "[[1, 2], [3, 4]]",
+                    '{"a": [1]}',
+                    "\x00",
+                    "1e999",
+                    "[" * 5000,
+                    '[{"file": 1}]',
+                )
+            )
         case 3:
             file.attrs[name] = rng.choice((0, 1, -1, 2**63 - 1, 0.5, True, False, np.float16(3)))
         case _ if values is not None:
