@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LONGEST_REASON = 120  # characters of another library's words in a line
+UNPRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would end the line, or control a terminal
 
 
 class UserError(ValueError):
@@ -15,7 +16,14 @@ class UserError(ValueError):
     ``fgis.main`` prints the line on standard error and exits with 2; every other exception is a traceback. Library
     functions raise a plain ``ValueError`` about their own arguments, and a ``UserError`` about files and the data in
     them; only ``fgis.experiment`` and ``fgis.commands`` speak of flags and configuration keys.
+
+    >>> print(UserError("a\\nb.h5: no such file; name another"))
+    a\\nb.h5: no such file; name another
     """
+
+    def __init__(self, line: object) -> None:
+        """Takes the line; characters in it that would end it, as names of files may hold, are written as escapes."""
+        super().__init__(UNPRINTED.sub(lambda found: repr(found[0])[1:-1], str(line)))
 
 
 @contextmanager

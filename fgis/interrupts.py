@@ -4,6 +4,7 @@ What a command writes is whole or absent at every moment, so a process may leave
 its next record, where it saves a checkpoint; a second signal does not wait.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -40,6 +41,7 @@ def take_signals(words: Callable[[], str]) -> None:
     _State.words = staticmethod(words)
     for number in SIGNALS:
         signal.signal(number, _leave)
+    atexit.register(_ignore_signals)  # what is registered first is called last
 
 
 @contextmanager
@@ -66,6 +68,12 @@ def _leave(number: int, frame: FrameType | None) -> None:
     with suppress(Exception):
         os.write(sys.stderr.fileno(), f"fgis: {interrupted(number, _State.words())}\n".encode())
     os._exit(128 + number)
+
+
+def _ignore_signals() -> None:
+    """All is done, and Python takes its handlers away before it is gone: a signal would end it without a line."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def interrupted(number: int, words: str) -> str:

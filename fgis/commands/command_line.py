@@ -17,7 +17,7 @@ from absl import flags
 from fgis import files
 from fgis.commands import COMMANDS
 from fgis.commands.host_flags import HostFlags, check_hosts
-from fgis.errors import UserError
+from fgis.errors import UserError, naming
 from fgis.ranges import nearest
 
 USAGE = "python -m fgis.main --config=CONFIG [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]"
@@ -173,24 +173,32 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str]) -> None:
 
 def _load(argument: str | None, workdir: Path | None, mode: str, gallery: str) -> Any:
     """The configuration that was named, or that of the run in ``workdir``, or of the gallery, or the mode's default."""
-    from fgis.experiment import config_file, differences
+    from fgis.experiment import config_file, gallery_about
 
     if argument is not None:
         return config_file.load_config(argument)
-    if gallery and (made := files.read_json(Path(gallery).expanduser() / "gallery.json")) and workdir is None:
-        return differences.from_plain(made["config"]).lock()
+    if gallery and workdir is None and (made := gallery_about.read_about(Path(gallery).expanduser())):
+        return _saved_config(made.config, Path(gallery) / gallery_about.NAME)
     if gallery and workdir is None:
         return config_file.load_config(COMMANDS[mode].CONFIG)
     if workdir is not None and COMMANDS[mode].READS_SAVED_CONFIG:
         saved = files.read_object(workdir / "config.json") or _config_of_checkpoint(workdir)
         if saved is None:
             raise UserError(f"--workdir={workdir}: holds no config.json of a run; name the experiment by --config")
-        return differences.from_plain(saved).lock()
+        return _saved_config(saved, workdir / "config.json")
     if "gallery" in COMMANDS[mode].Options._fields:
         raise UserError(
             "--gallery: missing; name the folder of a gallery (or, for images of an experiment, a --config)"
         )
     raise UserError("--config: missing; name an experiment, such as --config=configs/ukbench.py")
+
+
+def _saved_config(saved: Mapping[str, Any], path: Path) -> Any:
+    """The configuration that a file holds."""
+    from fgis.experiment import differences
+
+    with naming(f"{path}: "):
+        return differences.from_plain(saved).lock()
 
 
 def _config_of_checkpoint(workdir: Path) -> Mapping[str, Any] | None:

@@ -36,13 +36,15 @@ from fgis.gallery.loaded import FEATURES, LoadedGallery
 from fgis.gallery.own_point import number_labels_of, own_operating_point
 from fgis.gallery.scan import Scan, register_plugins, scan_folder
 from fgis.gallery.search import SearchGallery
-from fgis.gallery.store import DATABASE, ImageRecord, Store, open_store, writing
+from fgis.gallery.store import DATABASE, ImageRecord, Store, damaged, open_store, writing
 from fgis.gallery.tiles import Tiles
 from fgis.ranges import nearest
 from fgis.retrieval.graph import GalleryGraph
 from fgis.retrieval.operating_point import OperatingPoint
 from fgis.retrieval.rerank import DIRECTIONS, RERANKERS, Rerank
 from fgis.retrieval.search import prepare_gallery
+
+POINT = len(OperatingPoint._fields)
 
 
 def index_gallery(
@@ -74,7 +76,9 @@ def index_gallery(
     _refuse_other_files(gallery)
     with writing(gallery):
         held = read_about(gallery)
-        if held:
+        if held is None:
+            _refuse_features_of_others(gallery)
+        else:
             refuse_other_images(held, about, gallery)
             refuse_other_features(config, held, gallery)
             about = about._replace(weights_sha256=held.weights_sha256)
@@ -143,7 +147,7 @@ def load_gallery(
         features = np.concatenate([block for _, block in _prepared_blocks(store, scoring)])
         features, windows = add_windows(store, records, features, scoring) if tiled else (features, None)
         point = _read_point(store, records, scoring, _describe_inputs(settings))
-        key = _graph_key(store, settings)
+        key, shape = _graph_key(store, settings), store.shape
     (labels, names), root = number_labels_of([one.label for one in records]), Path(about.images)
     ids = {one.image_id for one in records}
     describer = cache(lambda: _load_extractor(settings, about.weights_sha256))
@@ -158,7 +162,9 @@ def load_gallery(
         search=with_note(heads[head](), reason),
         records=records,
         label_names=names,
-        describe=lambda image: description.describe(describer(), extraction_settings(settings.features), image),
+        describe=lambda image: _require_shape(
+            description.describe(describer(), extraction_settings(settings.features), image), shape, place
+        ),
         thumbnail=store.thumbnail,
         find_picture=lambda image_id: _find_picture(root, image_id) if image_id in ids else None,
         made=made + (f", embedded by the head of {head}" if head != FEATURES else ""),
@@ -248,8 +254,12 @@ def _read_point(
     """The operating point that was saved for exactly these images, or computed now and, if wanted, saved."""
     key = {"generation": store.meta("generation"), **inputs}
     saved = store.meta("point")
-    if saved and saved["key"] == key:
-        return OperatingPoint(*saved["point"]) if saved["point"] else None
+    if isinstance(saved, dict) and saved.get("key") == key:
+        numbers = saved.get("point")
+        if not numbers:
+            return None
+        if isinstance(numbers, list) and [isinstance(one, int | float) for one in numbers] == [True] * POINT:
+            return OperatingPoint(*numbers)
     labels: Int[np.ndarray, " n"] = number_labels_of([one.label for one in records])[0]
     contents = np.unique([one.sha256 for one in records], return_inverse=True)[1]
     blocks = lambda: _prepared_blocks(store, scoring)
@@ -271,6 +281,24 @@ def _load_extractor(
             f"made with (SHA-256 {own[:12]} and {weights_sha256[:12]}); name that file, or make another gallery"
         )
     return extractor
+
+
+def _refuse_features_of_others(gallery: Path) -> None:
+    """Refuses features of which nothing says how they were made: those of another network would be mixed with them."""
+    if (gallery / DATABASE).exists():
+        with open_store(gallery) as store:
+            if store.contents():
+                raise UserError(
+                    f"{gallery / NAME}: lost, and nothing else says how the pictures of this gallery were described; "
+                    f"restore a copy, or remove the folder {gallery} and index again"
+                )
+
+
+def _require_shape(features: np.ndarray, shape: tuple[int, ...], gallery: Path) -> np.ndarray:
+    """``features`` [1, ...] of a picture, which have to be of the shape of those of the gallery."""
+    if features.shape[1:] != shape:
+        raise damaged(gallery, f"features of shape {shape}, where a picture has {features.shape[1:]}")
+    return features
 
 
 def _find_picture(root: Path, image_id: str) -> Image.Image | None:

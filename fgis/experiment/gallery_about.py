@@ -31,11 +31,27 @@ class About(NamedTuple):
 
 
 def read_about(gallery: str | Path) -> About | None:
-    """What ``gallery.json`` says; None where there is none, or one of another kind."""
-    held = files.read_json(Path(gallery) / NAME)
-    if not isinstance(held, dict) or held.get("version") != VERSION or not {*About._fields} <= {*held}:
+    """What ``gallery.json`` says; None where there is none.
+
+    Raises:
+      UserError: it is damaged, or of another version.
+    """
+    path = Path(gallery) / NAME
+    held = files.read_object(path) if Path(gallery).is_dir() else None
+    if held is None:
         return None
-    return About(*(held[name] for name in About._fields))
+    about = About(*(held.get(name) for name in About._fields))  # type: ignore[arg-type]
+    texts = (about.images, about.workdir, about.weights_sha256)
+    whole = all(isinstance(text, str) for text in texts) and isinstance(about.config, Mapping)
+    if held.get("version") != VERSION or not whole or not isinstance(about.config.get("features"), Mapping):
+        raise _unusable(path, "it is not what --mode=index writes")
+    if about.step is not None and type(about.step) is not int:
+        raise _unusable(path, f"step is {about.step!r}")
+    return about
+
+
+def _unusable(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: damaged ({reason}); restore a copy, or remove the folder {path.parent} and index again")
 
 
 def require_about(place: Path, gallery: str | Path) -> About:

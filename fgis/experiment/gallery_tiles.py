@@ -8,14 +8,18 @@ from jaxtyping import Float
 
 from fgis.errors import UserError
 from fgis.experiment.build import Scoring
-from fgis.gallery.store import ImageRecord, Store
+from fgis.gallery.store import ImageRecord, Store, damaged
 from fgis.gallery.tiles import Tiles, Windows
 
 
 def read_tiles(store: Store) -> Tiles | None:
     """How the pictures of a gallery are divided; None where they are not."""
     held = store.meta("tiles")
-    return Tiles(*held) if held else None
+    if not held:
+        return None
+    if not isinstance(held, list) or len(held) != len(Tiles._fields) or not all(type(one) is int for one in held):
+        raise damaged(store.path, "how its pictures are divided")
+    return Tiles(*held)
 
 
 def settle_tiles(store: Store, tiles: Tiles | None, gallery: Path) -> Tiles | None:

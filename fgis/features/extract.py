@@ -74,7 +74,8 @@ def extract(
     journal_path = f"{path}.journal.partial"
     if os.path.isfile(path):
         finished = _accept_finished(path, collection, settings)
-        Path(journal_path).unlink(missing_ok=True)  # a run was killed between its last two steps
+        for left in (journal_path, f"{path}.lock"):  # by a run that was killed between its last steps
+            Path(left).unlink(missing_ok=True)
         say(f"{path}: {finished_words(path, collection, finished.images)}")
         return finished._replace(seconds=time.perf_counter() - began)
     _require_writable(path)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fgis.base import FeatureSet
 from fgis.errors import UserError
+from fgis.features.heaps import has_endless_heap
 from fgis.features.labels import find_split, find_unnamed
 from fgis.files import json_types
 
@@ -49,10 +50,14 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         raise UserError(f"{named(path)}: no such file; extract the features, or take the bundled ones (an empty path)")
     try:
         with h5py.File(name, "r") as file:
+            if has_endless_heap(file):
+                raise UserError(f"{named(path)}: damaged (a list of texts without an end); extract the features again")
             yield file
     except PermissionError as error:
         raise UserError(f"{named(path)}: may not be read; look at its permissions") from error
-    except (OSError, RuntimeError) as error:  # what h5py raises for a file that is no HDF5, truncated, or damaged
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # h5py raises almost anything for a file that is no HDF5, truncated, or damaged
         if isinstance(error, BlockingIOError) or "unable to lock file" in str(error):
             raise UserError(
                 f"{named(path)}: another process has it open for writing; wait until that one closes it"
@@ -77,7 +82,9 @@ def require_stored(file: h5py.File, name: str, path: str | Path) -> None:
     if dataset.external is not None or dataset.is_virtual:
         raise UserError(f"{named(path)}: {name!r} lies in other files; store the data themselves, in this file")
     size, filtered = os.path.getsize(resolved(path)), dataset.id.get_create_plist().get_nfilters() > 0
-    declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    if dataset.shape is None:
+        raise UserError(f"{named(path)}: {name!r} has no shape; store data in it, or leave it out")
+    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
     if declared > size * (MOST_COMPRESSED if filtered else 1):
         raise UserError(
             f"{named(path)}: {name!r} declares {declared:,} bytes, shape {dataset.shape}, in a file of {size:,}; "
@@ -172,8 +179,10 @@ def _read_is_query(file: h5py.File, labels: np.ndarray, path: str | Path) -> np.
     return marks
 
 
-def read_texts(dataset: h5py.Dataset, path: str | Path) -> list[str]:
+def read_texts(dataset: Any, path: str | Path) -> list[str]:
     """The texts of a dataset, whether HDF5 stores them at fixed or variable length."""
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "OSU":
+        raise UserError(f"{named(path)}: {dataset.name} is no list of texts; extract the features again")
     try:
         return [text.decode() if isinstance(text, bytes) else str(text) for text in dataset[...]]
     except UnicodeDecodeError as error:

@@ -99,7 +99,12 @@ def _first_difference(found: bytes, wanted: bytes) -> str:
     """Name the first setting that differs between two header lines."""
     try:
         there, now = json.loads(found), json.loads(wanted)
-    except ValueError:
+    except (ValueError, RecursionError):
+        there = None
+    if not isinstance(there, dict):
         return "its first line is no header"
-    key = next(key for key in sorted({*there, *now}) if there.get(key) != now.get(key))
+    differing = [key for key in sorted({*there, *now}) if there.get(key) != now.get(key)]
+    if not differing:
+        return "its first line says the same in other words"
+    key = differing[0]
     return f"{key}: {there.get(key)!r} there, {now.get(key)!r} now"

@@ -46,6 +46,9 @@ def read_revisited(path: str | Path) -> dict[str, Any]:
     try:
         with Path(path).open("rb") as file:
             content = _ArrayUnpickler(file).load()
+        names = [*content["imlist"], *content["qimlist"]]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("a name of an image that is no text")
         for one in content["gnd"]:
             places = [int(place) for key in ("easy", "hard", "junk") for place in one[key]]
             if not all(0 <= place < len(content["imlist"]) for place in places):

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from fgis.errors import UserError
 from fgis.features.lists import Listed, read_text
+from fgis.features.matlab import read_matlab
 
 SPLITS = ("train", "test")
 CUB_TRAINING, CARS_TRAINING = 100, 98  # classes up to this number are for training, the others for testing
@@ -55,14 +54,11 @@ def cars196(root: Path, split: str) -> Split:
     Reference: Krause, Stark, Deng and Fei-Fei, 3D Object Representations for Fine-Grained Categorization, 2013; the
     split is that of Oh Song, Xiang, Jegelka and Savarese, CVPR 2016.
     """
-    from scipy.io import loadmat
-
     path = root / "cars_annos.mat"
     try:
-        with path.open("rb") as file:
-            content = loadmat(file, squeeze_me=True, struct_as_record=True)
-        names = [str(name) for name in np.atleast_1d(content["class_names"])]
-        images = [(str(one["relative_im_path"]), int(one["class"])) for one in np.atleast_1d(content["annotations"])]
+        content = read_matlab(path)
+        names = [str(name) for name in content["class_names"]]
+        images = [(str(one["relative_im_path"]), int(one["class"][0])) for one in content["annotations"]]
         if not all(1 <= number <= len(names) for _, number in images):
             raise ValueError(f"a class beyond its {len(names)} names")
     except Exception as error:  # a damaged file raises almost anything

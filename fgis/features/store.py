@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from fgis.base import FeatureSet
 from fgis.errors import UserError
-from fgis.features.fields import bundled_path, named, opened, read_fields, read_texts, resolved
+from fgis.features.fields import bundled_path, named, opened, read_fields, read_texts, require_stored, resolved
 from fgis.features.labels import find_unnamed
 from fgis.features.pixels import dataset_name, pixel_count
 from fgis.files import json_types, replacing
@@ -232,7 +232,10 @@ def _map(name: str | Path, dtype: np.dtype, offset: int, shape: tuple[int, ...])
 def read_skipped(path: str | Path = "") -> tuple[str, ...]:
     """The ids of the images that an extraction left out."""
     with opened(path) as file:
-        return tuple(read_texts(file["skipped_image_ids"], path)) if "skipped_image_ids" in file else ()
+        if "skipped_image_ids" not in file:
+            return ()
+        require_stored(file, "skipped_image_ids", path)
+        return tuple(read_texts(file["skipped_image_ids"], path))
 
 
 def check_features(feature_set: FeatureSet | Rows, path: str | Path, expected: Mapping[str, Any]) -> None:
@@ -267,7 +270,9 @@ def check_features(feature_set: FeatureSet | Rows, path: str | Path, expected: M
 def _copies(file: h5py.File, side: int, shape: Sequence[int], path: str | Path) -> UInt8[np.ndarray, "n s s 3"]:
     """The copies of one side, in memory."""
     name, wanted = dataset_name(side), (shape[0], side, side, 3)
-    if len(shape) != 2 or name not in file or file[name].shape != wanted or file[name].dtype != np.uint8:
+    found = file.get(name)
+    fits = isinstance(found, h5py.Dataset) and found.shape == wanted and found.dtype == np.uint8
+    if len(shape) != 2 or not fits:
         raise UserError(
             f"{named(path)}: has no copies of {side} × {side} pixels beside pooled features; extract it again with them"
         )

@@ -3,14 +3,13 @@
 The file is an ``.npz`` of arrays without pickled objects: ``words`` [k, d], and what its kind needs besides.
 """
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from fgis.errors import UserError
+from fgis.errors import UserError, reason_of
 from fgis.files import replacing
 from fgis.ranges import Count
 
@@ -167,8 +166,10 @@ def read_vocabulary(path: str | Path, check: Callable[[Arrays], str]) -> Arrays:
     try:
         with np.load(Path(path).expanduser(), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is no vocabulary ({error}); remove it and extract again") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise almost anything for a damaged file
+        raise UserError(f"{path}: is no vocabulary ({reason_of(error)}); remove it and extract again") from error
     if wrong := check(arrays):
         raise UserError(f"{path}: is no vocabulary for these descriptors ({wrong}); name another file")
     return arrays

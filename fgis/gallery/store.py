@@ -5,6 +5,7 @@ moved or copied keep theirs. Every change is one transaction: a process that is 
 """
 
 import json
+import math
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ from fgis.locks import only_process
 
 DATABASE, LOCK = "gallery.sqlite", "gallery.lock"
 WAIT = 30  # seconds that a reader waits for a transaction
+LARGEST = 1e18  # of a feature: the squares of larger ones have no finite sum
+KINDS = (str, str, int, int, int, int, str, str)  # of the fields of a record
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS images(image_id TEXT PRIMARY KEY, label TEXT, bytes INT, modified_ns INT, sha256 TEXT);
 CREATE INDEX IF NOT EXISTS images_sha256 ON images(sha256);
@@ -92,10 +95,14 @@ class Store:
 
     def records(self) -> list[ImageRecord]:
         """All images, by image id."""
-        return [ImageRecord(*row) for row in self._select(
+        rows = self._select(
             "SELECT image_id, label, width, height, bytes, modified_ns, sha256, taken FROM images JOIN contents "
             "USING (sha256) ORDER BY image_id"
-        )]  # fmt: skip
+        )
+        for row in rows:
+            if not all(map(isinstance, row, KINDS)) or not row[0]:
+                raise damaged(self.path, f"its entry of the image {row[0]!r}")
+        return [ImageRecord(*row) for row in rows]
 
     def vectors(self) -> np.ndarray:
         """The features [n, ...] of all images in the order of ``records``; float16 where all of them are."""
@@ -115,7 +122,7 @@ class Store:
         text = "SELECT image_id, vector FROM images JOIN contents USING (sha256) WHERE image_id > ? ORDER BY image_id"
         after = ""
         while rows := self._select(f"{text} LIMIT {size}", (after,)):
-            yield start, np.stack([self._read_vector(blob) for _, blob in rows]).reshape(-1, *shape)
+            yield start, self._read_vectors([blob for _, blob in rows], shape)
             start, after = start + len(rows), rows[-1][0]
 
     def windows(self) -> tuple[list[str], Int[np.ndarray, "m 4"], np.ndarray]:
@@ -123,21 +130,26 @@ class Store:
         if not self.meta("tiles"):
             return [], np.zeros((0, 4), int), np.zeros((0, *self.shape), np.float16)
         rows = self._select(
-            "SELECT image_id, x, y, tiles.width, tiles.height, vector FROM images JOIN tiles USING (sha256) "
-            "ORDER BY image_id, number"
+            "SELECT image_id, x, y, tiles.width, tiles.height, tiles.vector FROM images JOIN contents USING (sha256) "
+            "JOIN tiles USING (sha256) ORDER BY image_id, number"
         )
-        vectors = [self._read_vector(row[5]) for row in rows]
+        if not all(isinstance(number, int) for row in rows for number in row[1:5]):
+            raise damaged(self.path, "a window that is no box")
+        vectors = self._read_vectors([row[5] for row in rows], self.shape)
         boxes = np.array([row[1:5] for row in rows], int).reshape(-1, 4)
-        return [row[0] for row in rows], boxes, np.array(vectors).reshape(-1, *self.shape)
+        return [row[0] for row in rows], boxes, vectors
 
     def count(self) -> int:
         """How many images there are."""
-        return int(self._select("SELECT count(*) FROM images")[0][0])
+        return int(self._select("SELECT count(*) FROM images JOIN contents USING (sha256)")[0][0])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one image's features; () before there is any."""
-        return tuple(self.meta("shape") or ())
+        found = self.meta("shape") or ()
+        if not isinstance(found, list | tuple) or not all(isinstance(side, int) and 0 < side < 2**31 for side in found):
+            raise damaged(self.path, "the shape of its features")
+        return tuple(found)
 
     def contents(self) -> set[str]:
         """The SHA-256 of every content that is kept."""
@@ -146,7 +158,7 @@ class Store:
     def thumbnail(self, image_id: str) -> bytes:
         """The WebP thumbnail of an image; ``KeyError`` where there is no such image."""
         found = self._select("SELECT webp FROM thumbnails JOIN images USING (sha256) WHERE image_id = ?", (image_id,))
-        if not found:
+        if not found or not isinstance(found[0][0], bytes):
             raise KeyError(image_id)
         return found[0][0]
 
@@ -157,7 +169,10 @@ class Store:
     def meta(self, key: str) -> Any | None:
         """A value in JSON's types; None where there is none."""
         found = self._select("SELECT value FROM meta WHERE key = ?", (key,))
-        return json.loads(found[0][0]) if found else None
+        try:
+            return json.loads(found[0][0]) if found else None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(self.path, f"its entry {key!r}") from error
 
     def set_meta(self, **values: Any) -> None:
         """Sets values in JSON's types."""
@@ -200,18 +215,16 @@ class Store:
 
     def copy_contents(self, database: Path) -> None:
         """Copies the contents of another gallery that this one has not, in one transaction; images stay as they are."""
-        with self._mutex:
-            self._connection.execute("ATTACH ? AS other", (str(database),))
+        self._select("ATTACH ? AS other", (str(database),))
         try:
             shape = self._select("SELECT value FROM other.meta WHERE key = 'shape'")
             with self._change(silent=True) as cursor:
                 for table in ("contents", "thumbnails", "tiles"):
                     cursor.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
-                if shape and not self._connection.execute("SELECT 1 FROM meta WHERE key = 'shape'").fetchone():
+                if shape and not cursor.execute("SELECT 1 FROM meta WHERE key = 'shape'").fetchone():
                     self._write_meta(cursor, {"shape": json.loads(shape[0][0])})
         finally:
-            with self._mutex:
-                self._connection.execute("DETACH other")
+            self._select("DETACH other")
 
     def remove(self, image_ids: Iterable[str]) -> None:
         """Removes images; what belongs to their contents stays until ``purge``."""
@@ -226,18 +239,30 @@ class Store:
             cursor.execute("DELETE FROM bad")
             cursor.executemany("INSERT OR REPLACE INTO bad VALUES (?, ?)", bad)
 
-    def _read_vector(self, blob: bytes) -> np.ndarray:
-        half = len(blob) == 2 * int(np.prod(self.shape))
-        return np.frombuffer(blob, np.float16 if half else np.float32)
+    def _read_vectors(self, blobs: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+        types = {2 * math.prod(shape): np.float16, 4 * math.prod(shape): np.float32}
+        if not all(isinstance(blob, bytes) and len(blob) in types for blob in blobs):
+            raise damaged(self.path, f"features that are not of the shape {shape}")
+        found = np.array([np.frombuffer(blob, types[len(blob)]) for blob in blobs]).reshape(-1, *shape)
+        if not (np.abs(found) <= min(LARGEST, float(np.finfo(found.dtype).max))).all():
+            raise damaged(self.path, "features that are not finite")
+        return found
 
     def _select(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._mutex:
+        with self._mutex, self._naming_errors():
             return self._connection.execute(text, values).fetchall()
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _refusal(self.path, error) from error
 
     @contextmanager
     def _change(self, silent: bool = False) -> Iterator[sqlite3.Cursor]:
         """One transaction; unless ``silent`` the generation is counted on, since the images are others afterwards."""
-        with self._mutex, self._connection, closing(self._connection.cursor()) as cursor:
+        with self._mutex, self._naming_errors(), self._connection, closing(self._connection.cursor()) as cursor:
             yield cursor
             if not silent:
                 cursor.execute(
@@ -275,11 +300,23 @@ def open_store(gallery: str | Path, create: bool = False) -> Store:
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.executescript(SCHEMA)
         connection.execute("SELECT count(*) FROM images, meta, contents, thumbnails, bad WHERE 0")
-    except sqlite3.OperationalError as error:
-        raise UserError(f"{path}: cannot be opened ({error}); look at its permissions, or index again") from error
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{path}: damaged ({error}); remove the folder {gallery} and index again") from error
+    except sqlite3.Error as error:
+        raise _refusal(Path(gallery), error) from error
     return Store(connection, Path(gallery))
+
+
+def damaged(gallery: Path, reason: object) -> UserError:
+    """The error about a database that holds what no gallery writes."""
+    return UserError(f"{gallery / DATABASE}: damaged ({reason}); remove the folder {gallery} and index again")
+
+
+def _refusal(gallery: Path, error: sqlite3.Error) -> UserError:
+    if isinstance(error, sqlite3.OperationalError):
+        return UserError(
+            f"{gallery / DATABASE}: cannot be used ({error}); look at its permissions and at the room that is left, or "
+            "index again"
+        )
+    return damaged(gallery, error)
 
 
 @contextmanager

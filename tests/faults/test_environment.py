@@ -275,3 +275,21 @@ def test_a_signal_saves_and_says_how_to_go_on(number, lines, tmp_path, train):
         assert f'"step": {step},' in (run / "metrics.jsonl").read_text().splitlines()[-1]
     else:
         assert step is None
+
+
+LATE = """
+import os, sys
+from fgis import interrupts
+interrupts.take_signals(lambda: "run the same command again")
+class Late:
+    kill, process, number = staticmethod(os.kill), os.getpid(), int(sys.argv[1])
+    def __del__(self):
+        self.kill(self.process, self.number)
+late = Late()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_leaves_does_not_make_a_failure_of_what_is_done(number):
+    done = subprocess.run([sys.executable, "-c", LATE, str(int(number))], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -133,6 +133,15 @@ def test_a_damaged_record_is_done_again(ten, tmp_path, stand_in):
     assert load_features(str(path)).features.tolist() == [[20 * i, i, 0] for i in range(10)]
 
 
+def test_what_a_kill_between_the_last_steps_leaves_is_removed(ten, tmp_path, stand_in):
+    path, collection = tmp_path / "x.h5", load_collection("folder", str(ten))
+    extract(collection, str(path), SETTINGS)
+    for name in ("x.h5.journal.partial", "x.h5.lock"):
+        (tmp_path / name).write_bytes(b"")
+    extract(collection, str(path), SETTINGS)
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["x.h5"]
+
+
 def interrupt_after(collection, path, rows, settings=SETTINGS):
     def progress(done, total):
         if done >= rows:

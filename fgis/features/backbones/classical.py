@@ -34,6 +34,7 @@ from fgis.ranges import Count, Positive
 Image = UInt8[np.ndarray, "h w 3"]
 HOG_SIDE = 128  # pixels: cells of 8, blocks of 2 × 2 cells, 9 directions
 HUES, SATURATIONS, VALUES = 16, 4, 4
+SIFT = 128  # numbers of a local descriptor
 LEARNING_IMAGES = 1000  # at most, that a vocabulary is learnt from
 
 
@@ -218,6 +219,20 @@ def _what_is_wrong(held: Arrays, wanted: Sequence[str]) -> str:
     others = [name for name in held if name not in wanted]
     if missing or others:
         return f"{missing[0]} is missing" if missing else f"it holds {others[0]}"
+    kinds = {"occurs": "iuf", "images": "iuf"}
+    if not all(held[name].dtype.kind in kinds.get(name, "f") for name in wanted):
+        return "it holds arrays of other types"
     if not all(np.isfinite(held[name]).all() for name in wanted):
         return "it holds NaN or infinity"
-    return "" if held["words"].ndim == 2 and len(held["words"]) else "its words are no matrix"
+    words, depth = held["words"], SIFT
+    if words.ndim != 2 or not words.size:
+        return "its words are no matrix"
+    shapes: dict[str, tuple[int, ...]] = {"occurs": words.shape[:1], "shares": words.shape[:1], "images": ()}
+    if "components" in wanted:
+        shapes |= {"mean": (SIFT,), "components": (words.shape[1], SIFT), "variances": words.shape}
+        depth = words.shape[1]
+    if words.shape[1] != depth or any(held[name].shape != shape for name, shape in shapes.items() if name in wanted):
+        return "its arrays do not fit each other"
+    if any((held[name] <= 0).any() for name in ("shares", "variances", "images") if name in wanted):
+        return "shares, variances or numbers of images are not above 0"
+    return ""

@@ -64,7 +64,7 @@ def load_clip_pieces(folder: Path, repository: str, length: int, count: int) -> 
         start, end = vocabulary.numbers[START], vocabulary.numbers[END]
         if max(vocabulary.numbers.values()) != count - 1:
             raise ValueError(f"the network knows {count} pieces, not {max(vocabulary.numbers.values()) + 1}")
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
