@@ -4,20 +4,31 @@ Each function reads the lists of one data set and returns the images of a split,
 are disjoint. No image is opened.
 """
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fgis.errors import UserError
 from fgis.features.lists import Listed, read_text
-from fgis.features.matlab import read_matlab
 
 SPLITS = ("train", "test")
 CUB_TRAINING, CARS_TRAINING = 100, 98  # classes up to this number are for training, the others for testing
 PRODUCTS = ("image_id", "class_id", "super_class_id", "path")  # columns of Stanford Online Products
 SHOP = ("image_name", "item_id", "evaluation_status")  # and of In-shop
 AGAIN = "unpack the data set again"
+# In a process of its own: SciPy crashes on some damaged files, and a crash there is an exit code here.
+READ_CARS = """
+import json, sys
+import numpy as np
+from scipy.io import loadmat
+content = loadmat(sys.argv[1], squeeze_me=True, struct_as_record=True)
+images = [(str(one["relative_im_path"]), int(one["class"])) for one in np.atleast_1d(content["annotations"])]
+print(json.dumps([[str(name) for name in np.atleast_1d(content["class_names"])], images]))
+"""
 Edges = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
@@ -55,15 +66,17 @@ def cars196(root: Path, split: str) -> Split:
     split is that of Oh Song, Xiang, Jegelka and Savarese, CVPR 2016.
     """
     path = root / "cars_annos.mat"
+    refused = lambda reason: UserError(f"{path}: no annotations of Cars196 ({reason}); name the folder that holds them")
     try:
-        content = read_matlab(path)
-        names = [str(name) for name in content["class_names"]]
-        images = [(str(one["relative_im_path"]), int(one["class"][0])) for one in content["annotations"]]
-        if not all(1 <= number <= len(names) for _, number in images):
-            raise ValueError(f"a class beyond its {len(names)} names")
-    except Exception as error:  # a damaged file raises almost anything
-        reason = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: no annotations of Cars196 ({reason}); name the folder that holds them") from error
+        path.open("rb").close()
+    except OSError as error:
+        raise refused(error.strerror) from error
+    read = subprocess.run([sys.executable, "-c", READ_CARS, path], capture_output=True, text=True)
+    if read.returncode:
+        raise refused(read.stderr.strip().rpartition("\n")[2][:160] or "it is damaged")
+    names, images = json.loads(read.stdout)
+    if not all(1 <= number <= len(names) for _, number in images):
+        raise refused(f"a class beyond its {len(names)} names")
     listed = [
         Listed(f"{path}:{row}", image_id, names[number - 1], None)
         for row, (image_id, number) in enumerate(images, 1)
