@@ -75,10 +75,8 @@ def index_gallery(
         raise UserError("config.features.backbone: empty; name the network that describes the images")
     _refuse_other_files(gallery)
     with writing(gallery):
-        held = read_about(gallery)
-        if held is None:
-            _refuse_features_of_others(gallery)
-        else:
+        held = read_about(gallery) or _refuse_features_of_others(gallery)
+        if held:
             refuse_other_images(held, about, gallery)
             refuse_other_features(config, held, gallery)
             about = about._replace(weights_sha256=held.weights_sha256)
@@ -149,7 +147,7 @@ def load_gallery(
         point = _read_point(store, records, scoring, _describe_inputs(settings))
         key, shape = _graph_key(store, settings), store.shape
     (labels, names), root = number_labels_of([one.label for one in records]), Path(about.images)
-    ids = {one.image_id for one in records}
+    ids, network = {one.image_id for one in records}, extraction_settings(settings.features)
     describer = cache(lambda: _load_extractor(settings, about.weights_sha256))
     graph = GalleryGraph(lambda: None if windows else graphs.keep_graph(place, features, key))
     plain = _search_gallery(settings, scoring, records, features)
@@ -162,9 +160,7 @@ def load_gallery(
         search=with_note(heads[head](), reason),
         records=records,
         label_names=names,
-        describe=lambda image: _require_shape(
-            description.describe(describer(), extraction_settings(settings.features), image), shape, place
-        ),
+        describe=lambda image: _require_shape(description.describe(describer(), network, image), shape, place),
         thumbnail=store.thumbnail,
         find_picture=lambda image_id: _find_picture(root, image_id) if image_id in ids else None,
         made=made + (f", embedded by the head of {head}" if head != FEATURES else ""),
@@ -283,8 +279,8 @@ def _load_extractor(
     return extractor
 
 
-def _refuse_features_of_others(gallery: Path) -> None:
-    """Refuses features of which nothing says how they were made: those of another network would be mixed with them."""
+def _refuse_features_of_others(gallery: Path) -> About | None:
+    """None; refuses features of which nothing says how they were made: those of another network would be mixed with them."""
     if (gallery / DATABASE).exists():
         with open_store(gallery) as store:
             if store.contents():
@@ -292,6 +288,7 @@ def _refuse_features_of_others(gallery: Path) -> None:
                     f"{gallery / NAME}: lost, and nothing else says how the pictures of this gallery were described; "
                     f"restore a copy, or remove the folder {gallery} and index again"
                 )
+    return None
 
 
 def _require_shape(features: np.ndarray, shape: tuple[int, ...], gallery: Path) -> np.ndarray:

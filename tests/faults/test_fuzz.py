@@ -126,6 +126,14 @@ def test_pieces_that_are_nested_too_deep(refused, tmp_path):
     assert "is not that of the network" in refused(fuzz_features.TARGETS["pieces"], None, b"[" * 100_000)
 
 
+def test_pieces_with_a_number_below_zero(refused, tmp_path):
+    files = fuzz_features.prepare_pieces(tmp_path)
+    document = json.loads(files["tokenizer.json"])
+    document["model"]["vocab"]["a"] = -1
+    content = json.dumps(document).encode()
+    assert "the piece 'a' has no whole number from 0 on" in refused(fuzz_features.TARGETS["pieces"], files, content)
+
+
 def test_landmarks_whose_names_are_numbers(refused):
     truth = pickle.dumps(fuzz_lists.TRUTH | {"imlist": [1, 2, 3, 4]}).decode("latin-1")
     content = json.dumps(["landmarks", {"gnd_roxford5k.pkl": truth}]).encode()

@@ -62,6 +62,8 @@ def load_clip_pieces(folder: Path, repository: str, length: int, count: int) -> 
                 f"fetch {JSON} of {repository} into that folder"
             )
         start, end = vocabulary.numbers[START], vocabulary.numbers[END]
+        if odd := [one for one, number in vocabulary.numbers.items() if type(number) is not int or number < 0]:
+            raise ValueError(f"the piece {odd[0][:20]!r} has no whole number from 0 on")
         if max(vocabulary.numbers.values()) != count - 1:
             raise ValueError(f"the network knows {count} pieces, not {max(vocabulary.numbers.values()) + 1}")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
