@@ -92,9 +92,8 @@ def index_folder(
     store.remove(gone)
     counts = dict.fromkeys(("added", "changed", "moved", "decoded"), 0)
     bad: list[tuple[str, str]] = []
-    pending: list[Read] = []
+    pending, known = list[Read](), store.contents()
     network: list[Extractor] = []
-    known = store.contents()
 
     def commit() -> None:
         if any(one.pixels for one in pending) and not network:
@@ -113,13 +112,13 @@ def index_folder(
             if old is None or old.sha256 != one.sha256:
                 counts["changed" if old else kind] += 1
             counts["decoded"] += one.pixels is not None
-        room = settings.batch_size * (network[0].at_once if network else 1)
-        if sum(1 + len(x.boxes) for x in pending if x.pixels) >= room or len(pending) >= 1024:
+        batch = settings.batch_size * (network[0].at_once if network else 1)
+        if sum(1 + len(x.boxes) for x in pending if x.pixels) >= batch or len(pending) >= 1024:
             commit()
         progress(done, len(wanted))
     commit()
-    counts["removed"] = len(gone) + _forget(store, bad, set(held))
-    return Indexed(images=store.count(), bad=tuple(bad), seconds=time.perf_counter() - began, **counts)
+    removed, seconds = len(gone) + _forget(store, bad, set(held)), time.perf_counter() - began
+    return Indexed(images=store.count(), removed=removed, bad=tuple(bad), seconds=seconds, **counts)
 
 
 def _forget(store: Store, bad: Sequence[tuple[str, str]], held: set[str]) -> int:
