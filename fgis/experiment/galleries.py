@@ -280,7 +280,7 @@ def _load_extractor(
 
 
 def _refuse_features_of_others(gallery: Path) -> About | None:
-    """None; refuses features of which nothing says how they were made: those of another network would be mixed with them."""
+    """None, where there are no features; those of which nothing says how they were made would be mixed with others."""
     if (gallery / DATABASE).exists():
         with open_store(gallery) as store:
             if store.contents():
