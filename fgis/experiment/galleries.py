@@ -277,7 +277,7 @@ def _load_extractor(settings: ExperimentSettings, weights_sha256: str) -> descri
 
 
 def _refuse_features_of_others(gallery: Path) -> About | None:
-    """None; refuses features of which nothing says how they were made: those of another network would be mixed with them."""
+    """None; refuses features of which nothing says how they were made: another network's would be mixed with them."""
     if (gallery / DATABASE).exists():
         with open_store(gallery) as store:
             if store.contents():
