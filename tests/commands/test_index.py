@@ -68,7 +68,7 @@ def test_labels_are_names_and_searches_go_on_as_before(call, place):
     found = json.loads(call("search", "--gallery=gallery", image, "--json")[1])
     assert (found["results"][0]["label_name"], found["results"][0]["image_id"]) == ("object2", "object2/1.png")
     assert found["results"][0]["distance"] < 1e-5
-    assert found["detection"] is not None
+    assert found["verdict"] == "known"
     text = call("search", "--gallery=gallery", image, "--rerank=local_scaling", "--k=2", "--crop=0,0,96,72")[1]
     assert "object2/1.png  object2" in text
     assert "re-ranked by local scaling" in text

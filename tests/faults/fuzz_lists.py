@@ -140,7 +140,7 @@ def check_list(files: Any, content: bytes, folder: Path) -> None:
         for row in range(len(images.labels)):
             try:
                 images.read(row)
-            except OSError:  # an image that is not there is a bad one
+            except (OSError, ValueError):  # an image that is not there is a bad one
                 continue
 
 
