@@ -199,7 +199,7 @@ def test_other_weights_are_refused(call, place, monkeypatch):
     call("index", "--images=plain", "--gallery=gallery", *TINY)
     other = Network()
     other.__class__ = type("Other", (Network,), {
-        "__call__": lambda self, settings=None: Network.__call__(self)._replace(source={"weights_sha256": "6" * 64})
+        "__call__": lambda self, *given: Network.__call__(self)._replace(source={"weights_sha256": "6" * 64})
     })  # fmt: skip
     monkeypatch.setattr(description, "load_extractor", other)
     code, _, errors = call("search", "--gallery=gallery", f"--image={place / 'plain' / '0.png'}")
