@@ -17,7 +17,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.features.update(path="features/visnet.h5", pixels=(56, 28), shrink="max")
     config.head.visnet.pixels = (56, 28)
     config.head.name = "visnet"
-    config.sampler.deep_ranking.batch = 20
+    config.sampler.name = "scored_triplets"
+    config.sampler.scored_triplets.batch = config.sampler.deep_ranking.batch = 20
     config.loss.triplet.margin = 0.0009
     config.optimizer.sgd = dict(learning_rate=0.01, momentum=0.9, weight_decay=0.0)
     return config
