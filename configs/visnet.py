@@ -4,6 +4,7 @@
     python -m fgis.main --config=configs/visnet.py
 
 The deep path is EfficientNet-Lite0 in place of VGG16. The copies are maxima of cells, 56² and 28² of 224² pixels.
+Triplets are drawn without labels, by the ranks of two basic scorers: the deep features, and a histogram of colours.
 """
 
 import ml_collections

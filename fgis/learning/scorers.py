@@ -23,8 +23,8 @@ BLOCK = 1024  # images that are described together
 CELLS = 2**22  # queries × images that are ranked together: 100 MB
 
 
-class _Law(NamedTuple):
-    """What a triplet has to fulfil."""
+class _Ranks(NamedTuple):
+    """Where the images of a triplet lie in the rankings of its query."""
 
     positive_ranks: int
     negative_ranks: tuple[int, int]
@@ -84,8 +84,10 @@ def draw_scored_triplets(
         )
     rng = stream_generator(seed, Stream.SCORED_TRIPLETS)
     queries = rng.integers(0, len(rows), triplets)
-    law, step = _Law(positive_ranks, (first, last), out_of_class), max(CELLS // len(rows), 1)
-    drawn = [_complete(scorers, queries[start : start + step], law, rng) for start in range(0, triplets, step)]
+    ranks, step = _Ranks(positive_ranks, (first, last), out_of_class), max(CELLS // len(rows), 1)
+    drawn = [
+        _complete_by_rank(scorers, queries[start : start + step], ranks, rng) for start in range(0, triplets, step)
+    ]
     return rows[np.concatenate(drawn)].astype(np.int32)
 
 
@@ -152,27 +154,27 @@ def color_histograms(copies: Float[np.ndarray, "n s s 3"]) -> Float[np.ndarray, 
     return (histograms / pixels).astype(np.float32)
 
 
-def _complete(
-    scorers: list[Float[np.ndarray, "m _"]], query: Int[np.ndarray, " t"], law: _Law, rng: np.random.Generator
+def _complete_by_rank(
+    scorers: list[Float[np.ndarray, "m _"]], query: Int[np.ndarray, " t"], ranks: _Ranks, rng: np.random.Generator
 ) -> Int[np.ndarray, "t 3"]:
     """A positive and a negative for each query."""
     size = len(scorers[0])
-    first, last = law.negative_ranks
+    first, last = ranks.negative_ranks
     near, in_class = np.zeros((2, len(query), size), bool)
     behind = np.ones((len(query), size), bool)
     behind[np.arange(len(query)), query] = False
     for vectors in scorers:
         keys = _ordered_keys(vectors[query] @ vectors.T, query)
-        places = [min(rank, size - 1) - 1 for rank in (law.positive_ranks, first, last)]
+        places = [min(rank, size - 1) - 1 for rank in (ranks.positive_ranks, first, last)]
         one, other, end = np.partition(keys, places, axis=1)[:, places].T[:, :, None]
         near |= keys <= one
         in_class |= (keys > other) & (keys <= end)
         behind &= keys > end
     in_class &= ~near
-    outside = (rng.random(len(query)) < law.out_of_class) | ~in_class.any(axis=1)
+    outside = (rng.random(len(query)) < ranks.out_of_class) | ~in_class.any(axis=1)
     outside &= behind.any(axis=1)
     negatives = np.where(outside[:, None], behind, in_class)
-    return np.stack([query, _pick(rng, near), _pick(rng, negatives)], axis=1)
+    return np.stack([query, _pick_allowed(rng, near), _pick_allowed(rng, negatives)], axis=1)
 
 
 def _ordered_keys(similarity: Float[np.ndarray, "t m"], query: Int[np.ndarray, " t"]) -> UInt64[np.ndarray, "t m"]:
@@ -186,7 +188,7 @@ def _ordered_keys(similarity: Float[np.ndarray, "t m"], query: Int[np.ndarray, "
     return keys
 
 
-def _pick(rng: np.random.Generator, allowed: Bool[np.ndarray, "t m"]) -> Int[np.ndarray, " t"]:
+def _pick_allowed(rng: np.random.Generator, allowed: Bool[np.ndarray, "t m"]) -> Int[np.ndarray, " t"]:
     """One place of each row of ``allowed`` that is true, all alike."""
     place = rng.integers(0, allowed.sum(axis=1))
     return np.argmax(np.cumsum(allowed, axis=1, dtype=np.int32) > place[:, None], axis=1)
