@@ -56,6 +56,7 @@ def get_config(variant: str = "rigorous") -> ml_collections.ConfigDict:
         published=dict(triplets=1000, batch=32, held_out=0.25),
         deep_ranking=dict(batch=42, out_of_class=0.2),
         uniform_triplets=dict(batch=42, out_of_class=0.2),
+        scored_triplets=dict(batch=42, positive_ranks=10, negative_ranks=(25, 50), out_of_class=0.5),
     )
     config.miner = dict(
         name="batch_hard",

@@ -4,6 +4,7 @@
     python -m fgis.main --config=configs/visnet.py
 
 The deep path is EfficientNet-Lite0 in place of VGG16. The copies are maxima of cells, 56² and 28² of 224² pixels.
+Triplets are drawn without labels, by the ranks of two basic scorers: the deep features, and a histogram of colours.
 """
 
 import ml_collections
@@ -17,7 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.features.update(path="features/visnet.h5", pixels=(56, 28), shrink="max")
     config.head.visnet.pixels = (56, 28)
     config.head.name = "visnet"
-    config.sampler.deep_ranking.batch = 20
+    config.sampler.name = "scored_triplets"
+    config.sampler.scored_triplets.batch = config.sampler.deep_ranking.batch = 20
     config.loss.triplet.margin = 0.0009
     config.optimizer.sgd = dict(learning_rate=0.01, momentum=0.9, weight_decay=0.0)
     return config

@@ -27,6 +27,7 @@ def _pixels(*sides: int) -> dict[str, Any]:
 
 WHITENED = {"head.deep_ranking.whiten": 0.1}
 UNIFORM = {"sampler.name": "uniform_triplets"}
+BY_RELEVANCE = {"sampler.name": "deep_ranking"}
 OURS = {
     "features.pixels": (), "head.name": "residual", "distance": "cosine", "sampler.name": "pk",
     "miner.name": "batch_hard", "loss.name": "soft_margin", "optimizer.name": "adam",
@@ -52,8 +53,9 @@ ROWS = (
     Row("single-scale from whitening", {**_pixels(), **WHITENED}),
     Row("multi-scale from whitening", WHITENED),
     Row("multi-scale, 4,096 dimensions as published", {"head.deep_ranking.width": 4096}),
-    Row("VisNet, untrained", {}, "visnet", "untrained"),
-    Row("VisNet", {}, "visnet"),
+    Row("VisNet, untrained", BY_RELEVANCE, "visnet", "untrained"),
+    Row("VisNet", BY_RELEVANCE, "visnet"),
+    Row("VisNet, triplets by scorers", {"sampler.name": "scored_triplets"}, "visnet"),
     Row("default head of fgis, untrained", OURS, kind="untrained"),
     Row("default head of fgis", OURS),
 )  # fmt: skip
@@ -64,6 +66,7 @@ PAIRS = (
     ("multi-scale from whitening", "single-scale from whitening"),
     ("single-scale", "single-scale, uniform triplets"),
     ("multi-scale", "multi-scale, uniform triplets"),
+    ("VisNet, triplets by scorers", "VisNet"),
 )
 
 # Wang 2014, on all of its triplets: precision, and score@30 in galleries of 1,000 photos, which are not public.

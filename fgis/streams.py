@@ -27,6 +27,7 @@ class Stream(IntEnum):
     FREQUENCY = 8
     DEEP_RANKING_ORDER = 9
     DEEP_RANKING_TRIPLETS = 10
+    SCORED_TRIPLETS = 11
 
 
 def stream_key(seed: Any, stream: Stream, *counters: Any) -> Key:

@@ -243,7 +243,8 @@ def build_experiment(settings: ExperimentSettings, images: Images) -> Experiment
         strategy = build_strategy(settings, images.feature_size)
         recipe = make_recipe(strategy, images.feature_size)
         data = TrainingData(images.prepared, images.labels, images.coarse)
-        runs = make_runs(strategy, data, [(plan.seed, seen[plan]) for plan in plans])
+        seen_by_run = [(plan.seed, seen[plan]) for plan in plans]
+        runs = make_runs(strategy, data, seen_by_run, pixels=tuple(settings.features.pixels))
         trace_step(recipe, runs, batch.rows, images.feature_size)
         if layout := find_layout(settings, len(plans), batch.rows):
             recipe = make_recipe(strategy, images.feature_size, layout=layout)

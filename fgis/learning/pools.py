@@ -4,7 +4,8 @@ A pool is an array, or a record of arrays, of the same shape for all runs on the
 several runs can be stacked and mapped by ``vmap``.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,8 @@ class RunImages(NamedTuple):
     labels: Int[np.ndarray, " n"]  # any integers
     rows: Int[np.ndarray, " m"]  # in any order
     coarse: Int[np.ndarray, " n"] | None = None  # coarse labels, where there are such
+    features: Callable[[Int[np.ndarray, " k"]], Any] | None = None  # rows -> prepared features, for pools by similarity
+    pixels: tuple[int, ...] = ()  # sides of the copies of pixels that follow the features of a row
 
 
 class ClassTable(NamedTuple):

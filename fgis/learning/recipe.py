@@ -122,13 +122,16 @@ def _in_precision(head: Head, precision: Precision) -> Apply:
     return partial(head.apply, precision=precision)
 
 
-def make_runs(strategy: Strategy, data: TrainingData, runs: Sequence[tuple[int, Any]]) -> Runs:
+def make_runs(
+    strategy: Strategy, data: TrainingData, runs: Sequence[tuple[int, Any]], *, pixels: tuple[int, ...] = ()
+) -> Runs:
     """The runs of a training: what each draws from, and what each begins with.
 
     Args:
       strategy: the parts of the training.
       data: prepared features, on the device or by a function that fetches rows, and labels.
       runs: (seed, rows [m]) of each run: the images that it may see, in any order.
+      pixels: sides of the copies of pixels that follow the features of an image, for pools that look at these.
 
     Returns:
       The runs, stacked. A head that begins with a fit is fitted to at most ``START_ROWS`` images of each run, drawn
@@ -140,7 +143,8 @@ def make_runs(strategy: Strategy, data: TrainingData, runs: Sequence[tuple[int, 
         if rows.tobytes() not in starts:
             starts[rows.tobytes()] = _start(strategy.head, data, rows, seed)
     labels, coarse = np.asarray(data.labels), None if data.coarse is None else np.asarray(data.coarse)
-    pools = [strategy.pool(RunImages(labels, rows, coarse), own_seed) for own_seed, rows in runs]
+    images = RunImages(labels, np.zeros(0, int), coarse, partial(_fetch, data), pixels)
+    pools = [strategy.pool(images._replace(rows=rows), own_seed) for own_seed, rows in runs]
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     seeds = jnp.asarray([own_seed for own_seed, _ in runs])
     return Runs(seeds, stack(pools), stack([starts[rows.tobytes()] for _, rows in runs]))
@@ -149,9 +153,13 @@ def make_runs(strategy: Strategy, data: TrainingData, runs: Sequence[tuple[int, 
 def _start(head: Head, data: TrainingData, rows: np.ndarray, seed: int) -> dict[str, Any]:
     """What a run begins with: the variables that its head is fitted to have, and the labels that it may see."""
     sample = np.sort(stream_generator(seed).permutation(rows)[:START_ROWS])
-    features = data.features(sample) if callable(data.features) else data.features[sample]
     labels = np.asarray(data.labels)
-    return {"head": head.fit(np.asarray(features)), "seen": np.isin(np.unique(labels), labels[rows])}
+    return {"head": head.fit(_fetch(data, sample)), "seen": np.isin(np.unique(labels), labels[rows])}
+
+
+def _fetch(data: TrainingData, rows: np.ndarray) -> np.ndarray:
+    """The features of some rows, wherever they lie."""
+    return np.asarray(data.features(rows) if callable(data.features) else data.features[rows])
 
 
 def trace_step(recipe: Recipe, runs: Runs, batch_rows: int, feature_size: int) -> None:

@@ -194,7 +194,7 @@ def _draw(
 
 def _hold(images: RunImages, buffer: int, gap: float, rng: np.random.Generator, weighted: bool) -> _Held:
     """Fills the buffers, and finds the most and the least relevant image that each query meets before any is drawn."""
-    labels, rows, coarse = images
+    labels, rows, coarse = images.labels, images.rows, images.coarse
     _, fine = np.unique(labels[rows], return_inverse=True)
     category = fine if coarse is None else np.unique(coarse[rows], return_inverse=True)[1]
     total = total_relevance(fine, category) if weighted else np.ones_like(fine)

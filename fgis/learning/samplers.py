@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from fgis.base import Key
 from fgis.learning.pools import ClassTable, class_table, draw_published_triplets
 from fgis.learning.relevance import draw_deep_ranking_triplets, draw_uniform_triplets
+from fgis.learning.scorers import draw_scored_triplets
 from fgis.ranges import Count, Finite, ShareBelowOne
 from fgis.streams import Stream, stream_key
 
@@ -190,10 +191,10 @@ def published_validation(drawn: Int[Array, "t 3"], seed: Any, *, held_out: Share
 
 
 def sample_deep_ranking(drawn: Int[Array, "t 3"], seed: Any, step: Any, *, batch: Count = 42) -> Int[Array, " b"]:
-    """Some of Deep Ranking's triplets, in a new random order each epoch.
+    """Some of the triplets of Deep Ranking, or of VisNet, in a new random order each epoch.
 
     Args:
-      drawn: triplets of rows (query, positive, negative), see ``draw_deep_ranking_triplets``.
+      drawn: triplets of rows (query, positive, negative), see ``draw_deep_ranking_triplets``, ``draw_scored_triplets``.
       seed: [] integer, of the run.
       step: [] integer.
       batch: triplets of a batch.
@@ -241,4 +242,5 @@ SAMPLERS: dict[str, Sampler] = {
     ),
     "deep_ranking": Sampler(sample_deep_ranking, draw_deep_ranking_triplets, _deep_ranking_shape, lists_triplets=True),
     "uniform_triplets": Sampler(sample_deep_ranking, draw_uniform_triplets, _deep_ranking_shape, lists_triplets=True),
+    "scored_triplets": Sampler(sample_deep_ranking, draw_scored_triplets, _deep_ranking_shape, lists_triplets=True),
 }

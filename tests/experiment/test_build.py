@@ -53,7 +53,8 @@ def test_losses_over_pairs_take_mined_ones_and_schedules(loss):
 @pytest.mark.parametrize("sampler", CHOICES["sampler"])
 def test_every_sampler(sampler):
     lists = samplers.SAMPLERS[sampler].lists_triplets
-    built(sampler__name=sampler, miner__name="given" if lists else "semi_hard")
+    more = {"sampler__scored_triplets__negative_ranks": (12, 20)}  # of the 23 others of a run
+    built(sampler__name=sampler, miner__name="given" if lists else "semi_hard", **more)
 
 
 @pytest.mark.parametrize("group", ["head", "reduction", "optimizer"])
@@ -90,6 +91,11 @@ REFUSED = {
     "no negatives": ({"sampler__pk__classes": 1}, "config.sampler.pk.classes: 1 leaves no negative in any batch"),
     "no triplets": (
         {"sampler__name": "uniform", "sampler__uniform__batch": 2}, "config.sampler.uniform.batch: 2 images hold no"
+    ),
+    "ranks": (
+        {"sampler__name": "scored_triplets", "miner__name": "given"},
+        "config.sampler.scored_triplets.negative_ranks: (25, 50) found, but 27 images are needed for ranks behind 25 "
+        "(scorers: 1), and a run sees 24; write lower ranks",
     ),
     "margins": (
         {"loss__name": "opposites", "miner__name": "batch_all", "loss__opposites__opposite_margin": 0.1},

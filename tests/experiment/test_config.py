@@ -78,6 +78,8 @@ REFUSED = {
     "sampler.published.triplets": [0],
     "sampler.published.held_out": [1.0, 1.5, -1.0],
     "sampler.deep_ranking.out_of_class": [1.5, -0.1, math.nan],
+    "sampler.scored_triplets.positive_ranks": [0, 2.5],
+    "sampler.scored_triplets.negative_ranks": [(0, 3), (2.5, 4), 3],
     "miner.semi_hard.margin": [math.nan, math.inf],
     "miner.semi_hard.fallback": ["none", 3],
     "miner.distance_weighted.minimum": [0.0, math.nan],

@@ -53,6 +53,19 @@ def test_every_row_is_a_configuration_that_is_understood(dataset, tmp_path):
 
 
 @pytest.mark.slow
+def test_visnet_is_trained_on_triplets_by_scorers(folder, capsys):
+    write(folder, "grocerystore", "visnet", objects=21)  # 56 images in each run: ranks of two scorers need 52
+    write(folder, "triplets", "visnet", seed=1)
+    assert run(folder, "--only=VisNet, triplets by scorers; VisNet") == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(row["row"], row["heads"]) for row in summary["rows"]] == [
+        ("VisNet", 3), ("VisNet, triplets by scorers", 3)
+    ]  # fmt: skip
+    assert all(0 <= row["metrics"]["map@r"]["mean"] <= 1 for row in summary["rows"])
+    assert list(summary["comparisons"]) == ["VisNet, triplets by scorers − VisNet"]
+
+
+@pytest.mark.slow
 def test_rows_are_measured_on_unseen_classes_and_on_triplets(folder, capsys, monkeypatch):
     write(folder, "grocerystore")
     points = write(folder, "triplets", seed=1)
@@ -113,6 +126,6 @@ def test_a_row_is_light_where_no_copies_are_read():
     assert {row.name for row in ROWS if not row.light} == {
         "multi-scale, untrained", "deep path and 57² pixels", "deep path and 29² pixels", "multi-scale",
         "multi-scale, uniform triplets", "multi-scale from whitening", "multi-scale, 4,096 dimensions as published",
-        "VisNet, untrained", "VisNet",
+        "VisNet, untrained", "VisNet", "VisNet, triplets by scorers",
     }  # fmt: skip
     assert Row("x", {"features.pixels": ()}).light

@@ -138,6 +138,7 @@ SMALL = {
     "published": dict(batch=4),
     "deep_ranking": dict(batch=4),
     "uniform_triplets": dict(batch=4),
+    "scored_triplets": dict(batch=4),
 }
 
 
