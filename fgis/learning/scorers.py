@@ -1,12 +1,11 @@
 """VisNet's triplets (Shankar 2017, arXiv:1703.02344): basic scorers of similarity stand in for labels.
 
-The paper ranks its catalogue for a query by three scorers: features of AlexNet (fc6), a colour histogram, and features
-of a network that was trained on patterns. Each gives the 1,000 nearest images. A positive is one of the first 200, an
-in-class negative lies at ranks 500 to 1,000, and an out-of-class negative is any other image of the category group.
+The paper ranks its catalogue for a query by several scorers, among them features of a network and a colour histogram. A
+positive is one of the first images of a scorer, an in-class negative lies some ranks behind, and an out-of-class
+negative is any other image.
 
 Here a scorer is a matrix of unit vectors, and similarity is their dot product. The deep scorer takes the features of a
-run as they are prepared; the colour scorer takes the largest copy of pixels that follows them, where there is one. The
-network for patterns has no counterpart: its data are not public.
+run as they are prepared; the colour scorer takes the largest copy of pixels that follows them, where there is one.
 """
 
 from typing import NamedTuple
@@ -48,8 +47,7 @@ def draw_scored_triplets(
               a + 1 … b of any scorer that is no possible positive, where (a, b) are ``negative_ranks``.
 
     The other kind of negative is taken where there is none of one kind. A query has no rank, and of images that are
-    equally similar the lower row goes first. The images of a run are one category group. The ranks are a twentieth of
-    the paper's (200, and 500 to 1,000), whose catalogue has many more images than the sets here.
+    equally similar the lower row goes first. The ranks suit sets of some thousand images, tens to a class.
 
     Args:
       images: the rows that the run may see and what fetches their features; their labels are not used.
