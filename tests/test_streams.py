@@ -11,6 +11,7 @@ def test_streams_keep_their_numbers():
     assert {stream.name: int(stream) for stream in Stream} == {
         "PK_CLASSES": 0, "PK_MEMBERS": 1, "PUBLISHED_TRIPLETS": 2, "PUBLISHED_ORDER": 3, "STEP": 4, "LEARNED": 5,
         "UNIFORM": 6, "BALANCED": 7, "FREQUENCY": 8, "DEEP_RANKING_ORDER": 9, "DEEP_RANKING_TRIPLETS": 10,
+        "SCORED_TRIPLETS": 11,
     }  # fmt: skip
 
 

@@ -149,7 +149,12 @@ class Searcher:
             found = before = rank(moved)
             if moved is not described.prepared:
                 before = rank(described.prepared)
-        nearest = nearest_distance(gallery, described.prepared, described.own) if len(self.labels) > 1 else np.inf
+        # The verdict is about the nearest of all images by features: mostly that is what was ranked.
+        same = gallery.prepared is gallery.judging and not (gallery.find or gallery.windows)
+        if same and moved is described.prepared and part is None and rerank is None and len(found.distances):
+            nearest = float(found.distances[0])
+        else:
+            nearest = nearest_distance(gallery, described.prepared, described.own) if len(self.labels) > 1 else np.inf
         judged = measure_rows(described.prepared, gallery.judging, found.rows)
         milliseconds["search"] = 1000 * (perf_counter() - began)
         result = self._to_result(query, described, found, judged, nearest, milliseconds)
