@@ -150,8 +150,8 @@ class Searcher:
             if moved is not described.prepared:
                 before = rank(described.prepared)
         # The verdict is about the nearest of all images by features: mostly that is what was ranked.
-        same = gallery.prepared is gallery.judging and not (gallery.find or gallery.windows)
-        if same and moved is described.prepared and part is None and rerank is None and len(found.distances):
+        plain = gallery.prepared is gallery.judging and gallery.embed(moved) is described.prepared
+        if plain and not (part or rerank or gallery.find or gallery.windows) and len(found.distances):
             nearest = float(found.distances[0])
         else:
             nearest = nearest_distance(gallery, described.prepared, described.own) if len(self.labels) > 1 else np.inf
