@@ -313,8 +313,8 @@ def damaged(gallery: Path, reason: object) -> UserError:
 def _refusal(gallery: Path, error: sqlite3.Error) -> UserError:
     if isinstance(error, sqlite3.OperationalError):
         return UserError(
-            f"{gallery / DATABASE}: cannot be used ({error}); look at its permissions and at the room that is left, or "
-            "index again"
+            f"{gallery / DATABASE}: cannot be used ({error}); look at its permissions and at the free space of the "
+            "disk, or index again"
         )
     return damaged(gallery, error)
 

@@ -116,12 +116,12 @@ def describe_by_scorers(images: RunImages) -> list[Float[np.ndarray, "m _"]]:
         if images.pixels:
             side = max(images.pixels)
             copy = np.split(block[:, split:], np.cumsum(sizes)[:-1], axis=1)[images.pixels.index(side)]
-            part.append(np.sqrt(color_histograms(copy.reshape(-1, side, side, 3))))
+            part.append(np.sqrt(colour_histograms(copy.reshape(-1, side, side, 3))))
         parts.append(part)
     return [np.concatenate(one) for one in zip(*parts, strict=True)]
 
 
-def color_histograms(copies: Float[np.ndarray, "n s s 3"]) -> Float[np.ndarray, "n bins"]:
+def colour_histograms(copies: Float[np.ndarray, "n s s 3"]) -> Float[np.ndarray, "n bins"]:
     """The share of the pixels of each copy in each of 16 × 4 × 4 bins of hue, saturation and value.
 
     Args:
@@ -131,7 +131,7 @@ def color_histograms(copies: Float[np.ndarray, "n s s 3"]) -> Float[np.ndarray, 
       Float32, each row with the sum 1. Pixels without saturation have the hue 0, that of red.
 
     >>> red, grey = np.float32([1, 0, 0]), np.float32([0.5, 0.5, 0.5])
-    >>> histogram = color_histograms(np.stack([red, red, red, grey]).reshape(1, 2, 2, 3))
+    >>> histogram = colour_histograms(np.stack([red, red, red, grey]).reshape(1, 2, 2, 3))
     >>> {int(place): float(histogram[0, place]) for place in np.flatnonzero(histogram)}
     {2: 0.25, 15: 0.75}
     """

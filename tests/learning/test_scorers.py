@@ -136,10 +136,10 @@ def test_colour_histograms_by_hand():
     # Black has value 0; grey neither hue nor chroma; a dark green of full saturation; a pale magenta.
     pixels = np.float32([[0, 0, 0], [0.5, 0.5, 0.5], [0, 0.3, 0], [0.9, 0.6, 0.9]]).reshape(1, 2, 2, 3)
     places = {0: 0, 1: 2, 2: (5 * 4 + 3) * 4 + 1, 3: (13 * 4 + 1) * 4 + 3}  # (hue · 4 + saturation) · 4 + value
-    (histogram,) = scorers.color_histograms(pixels)
+    (histogram,) = scorers.colour_histograms(pixels)
     assert histogram.shape == (256,)
     assert {int(place): histogram[place] for place in np.flatnonzero(histogram)} == {p: 0.25 for p in places.values()}
-    assert scorers.color_histograms(np.tile(pixels, (3, 1, 1, 1))).sum(axis=1).tolist() == [1, 1, 1]
+    assert scorers.colour_histograms(np.tile(pixels, (3, 1, 1, 1))).sum(axis=1).tolist() == [1, 1, 1]
 
 
 def test_runs_are_drawn_from_their_own_features_wherever_these_lie():
