@@ -116,7 +116,7 @@ def make_onnx(weights: str, count: int, together: int) -> Callable[[], np.ndarra
 
     nodes: list[Any] = []
     constants = [
-        numpy_helper.from_array(np.float32(value), name)
+        numpy_helper.from_array(np.asarray(value, np.float32), name)
         for name, value in (("127", 127), ("128", 128), ("0", 0), ("6", 6))
     ]
     layers: Any = folded_layers(weights)
