@@ -18,6 +18,7 @@ from fgis import files, locks
 from fgis.experiment import start
 from fgis.learning import checkpoint
 from fgis.main import main
+from tests.faults.victims import POLL, catches_signals
 from tests.tiny import ROOT
 
 HOLDER = """
@@ -262,7 +263,8 @@ def test_a_signal_saves_and_says_how_to_go_on(number, lines, tmp_path, train):
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for _ in range(lines):
             process.stdout.readline()
-        time.sleep(0.3)
+        while not catches_signals(process):  # before, nothing of this project has run
+            time.sleep(POLL)
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number

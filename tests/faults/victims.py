@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.tiny import ROOT
 
@@ -62,10 +62,10 @@ def finish(arguments: Sequence[str], logs: Path) -> str:
     return victim.output.read_text()
 
 
-def catches_signals(victim: Victim) -> bool:
-    """Whether the process has a handler for SIGTERM: before, Python itself has not come to the command."""
+def catches_signals(process: subprocess.Popen[Any]) -> bool:
+    """Whether a process has a handler for SIGTERM: before, Python itself has not come to the command."""
     try:
-        status = Path(f"/proc/{victim.process.pid}/status").read_text()
+        status = Path(f"/proc/{process.pid}/status").read_text()
     except OSError:
         return False
     mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
@@ -83,7 +83,7 @@ def strike(arguments: Sequence[str], logs: Path, moment: Moment, number: signal.
     while process.poll() is None and not moment.seen(victim):
         assert time.monotonic() < deadline, f"{moment.name} never came"
         time.sleep(POLL)
-    while number != signal.SIGKILL and process.poll() is None and not catches_signals(victim):
+    while number != signal.SIGKILL and process.poll() is None and not catches_signals(process):
         time.sleep(POLL)
     if process.poll() is None:
         time.sleep(wait)
