@@ -5,7 +5,7 @@ their deep path. A row holds the features, then the copies of the image as ``fgi
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import flax.linen as nn
@@ -61,6 +61,35 @@ class CellConvolution(nn.Module):
         return round_and_multiply(near_cells, by_cell.reshape(-1, CHANNELS), self.precision) + bias
 
 
+def max_over_places(y: Float[Array, "b s s c"]) -> Float[Array, "b p q c"]:
+    """Maxima over about 4 × 4 windows that overlap (SAME), first down, then across.
+
+    XLA's gradient of ``flax.linen.max_pool`` took three times as long on a CPU, half of a train step (measured on 378
+    maps of 15²).
+
+    Args:
+      y: maps without negative values.
+
+    Returns:
+      Maps of ⌈s / ⌈s / 4⌉⌉ places a side. The gradient of a maximum that several places share is shared by them.
+
+    >>> print(max_over_places(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0])
+    [[ 0.  1.  2.  3.]
+     [ 4.  5.  6.  7.]
+     [ 8.  9. 10. 11.]
+     [12. 13. 14. 15.]]
+    """
+    side = y.shape[1]
+    stride = -(-side // PLACES)
+    window, out = 2 * stride - 1, -(-side // stride)
+    missing = max((out - 1) * stride + window - side, 0)
+    for axis in (1, 2):
+        edges = [(missing // 2, missing - missing // 2) if number == axis else (0, 0) for number in range(4)]
+        padded, last = jnp.pad(y, edges), (out - 1) * stride + 1
+        y = reduce(jnp.maximum, (jax.lax.slice_in_dim(padded, i, i + last, stride, axis) for i in range(window)))
+    return y
+
+
 class ShallowPath(nn.Module):
     """A copy of the image -> 96 channels by 8 × 8 / 4 (SAME), ReLU, maxima over about 4 × 4 places, flattened.
 
@@ -75,10 +104,7 @@ class ShallowPath(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b s s 3"]) -> Float[Array, "b e"]:
         """Describes copies with values in [−1, 1]."""
-        y = nn.relu(CellConvolution(self.precision, name="conv")(x))
-        stride = -(-y.shape[1] // PLACES)
-        window = 2 * stride - 1
-        y = nn.max_pool(y, (window, window), (stride, stride), padding="SAME")
+        y = max_over_places(nn.relu(CellConvolution(self.precision, name="conv")(x)))
         return y.reshape(len(y), -1)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fgis.learning import heads
-from fgis.learning.paths import CellConvolution, PathsHead, ShallowPath, shift_copies, soft_normalize
+from fgis.learning.paths import CellConvolution, PathsHead, ShallowPath, max_over_places, shift_copies, soft_normalize
 
 
 def row_size(deep, pixels):
@@ -67,6 +67,18 @@ def numpy_path(image, kernel, bias):
     cells = [[z[stride * r : stride * r + window, stride * c : stride * c + window].max(axis=(0, 1))
               for c in range(places)] for r in range(places)]  # fmt: skip
     return np.array(cells).ravel()
+
+
+@pytest.mark.parametrize("side", [15, 8, 14, 7, 3])
+def test_maxima_and_their_gradient_are_those_of_flax(side):
+    """Of numbers that all differ, so that no maximum is shared."""
+    y = jnp.asarray(np.random.default_rng(side).permutation(2 * side**2 * 3).reshape(2, side, side, 3), jnp.float32)
+    stride = -(-side // 4)
+    pool = lambda y: nn.max_pool(y, (2 * stride - 1,) * 2, (stride,) * 2, padding="SAME")
+    np.testing.assert_array_equal(max_over_places(y), pool(y))
+    weights = jnp.arange(pool(y).size, dtype=jnp.float32).reshape(pool(y).shape)
+    found, expected = (jax.grad(lambda y, f=f: (f(y) * weights).sum())(y) for f in (max_over_places, pool))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("soft", [False, True])
