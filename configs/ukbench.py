@@ -100,6 +100,7 @@ def get_config(variant: str = "rigorous") -> ml_collections.ConfigDict:
     config.train.devices = "all"  # or a number: runs are dealt out over devices, and batches shared where runs are few
     config.train.parallel = "shard_map"  # or pmap, jit: how one program runs on several devices; the same is computed
     config.train.precision = "float32"  # or bfloat16, float16: of the factors of the products of heads in training
+    config.train.network_rate = 0.0  # above 0, the deep network is trained as well, at so much of the rate of the head
     config.rerank = dict(
         name="none",  # or one of these: a row of its own in the report, of the frozen features and of the trained heads
         none={},

@@ -96,7 +96,7 @@ def help_text() -> str:
 def apply_overrides(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
     """Sets the keys of ``--config.KEY=VALUE`` arguments in ``config``; returns {key: value} of what was set.
 
-    A value is read as the type of what it replaces.
+    A value is read as the type of what it replaces. Of several values of a key the last one counts.
 
     Raises:
       UserError: there is no such key, the key is a group of keys, or the value has another type.
@@ -112,8 +112,9 @@ def apply_overrides(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"{word}: no value; write --config.{key}=VALUE")
         keys[key] = word
     values = flags.FlagValues()
-    held = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["fgis", *overrides])
-    _parse(values, overrides)
+    last = list(keys.values())  # of a tuple that is given twice the library would make one
+    held = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["fgis", *last])
+    _parse(values, last)
     del held
     flat = {key: _look_up(config, key) for key in keys}
     return flat

@@ -1,7 +1,7 @@
 """From checked settings to plain functions and numbers: what an experiment is made of."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +12,23 @@ from jaxtyping import Array, Float, Int
 from fgis.base import BatchInfo, Objective, RunPlan
 from fgis.distances import DISTANCES
 from fgis.errors import UserError, naming
-from fgis.experiment.config import LOSSES, PAIR_LOSSES, Choice, ExperimentSettings, options_of
+from fgis.experiment.config import (
+    LOSSES,
+    PAIR_LOSSES,
+    Choice,
+    ExperimentSettings,
+    FeatureSettings,
+    InputSettings,
+    extraction_settings,
+    options_of,
+)
+from fgis.features.description import load_trainable
 from fgis.features.pixels import pixel_count
 from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
 from fgis.learning.layout import DeviceTable, lay_out
 from fgis.learning.recipe import Strategy, make_recipe, make_runs, trace_step
 from fgis.learning.train import Recipe, Runs, TrainingData
+from fgis.learning.trained_network import Network, with_network
 from fgis.retrieval.folds import held_out, object_folds, photo_folds
 from fgis.retrieval.rerank import RERANKERS, Rerank
 
@@ -72,10 +83,23 @@ def build_scoring(settings: ExperimentSettings, widths: tuple[int, ...] = ()) ->
 
 
 def build_head(settings: ExperimentSettings) -> heads.Head:
-    """The embedding network of ``settings``."""
+    """The embedding network of ``settings``, with the deep network below it where that is trained as well."""
     name = settings.head.name
     with naming(f"config.head.{name}."):
-        return settings.head.bind(heads.HEADS[name])()
+        head = settings.head.bind(heads.HEADS[name])()
+    return (
+        with_network(head, _load_trained(settings.features, settings.inputs)) if settings.train.network_rate else head
+    )
+
+
+@lru_cache(maxsize=1)  # several functions want the head of the same settings, and loading takes a second
+def _load_trained(features: FeatureSettings, inputs: InputSettings) -> Network:
+    """The deep network, whose features are prepared as stored ones are."""
+    side = features.pixels[0]
+    with naming("config.features."):
+        apply, params = load_trainable(extraction_settings(features), side)
+    prepare = partial(heads.prepare, power=inputs.power, normalize=inputs.normalize)
+    return Network(lambda params, images: prepare(apply(params, images)), params, side)
 
 
 def build_rerank(choice: Choice) -> Rerank | None:
@@ -171,6 +195,7 @@ def build_strategy(settings: ExperimentSettings, feature_size: int) -> Strategy:
         distance=DISTANCES[settings.distance],
         pool=sampler.pool,
         precision=settings.train.precision,
+        network_rate=settings.train.network_rate,
     )
 
 

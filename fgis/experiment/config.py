@@ -17,7 +17,18 @@ from fgis.features.collection import COLLECTIONS
 from fgis.learning import heads, learned, losses, miners, objectives, optimizers, pair_losses, samplers
 from fgis.learning.layout import Parallel
 from fgis.learning.products import Precision
-from fgis.ranges import LARGEST, Count, Parameter, Positive, Range, Whole, conform, hyperparameters, nearest
+from fgis.ranges import (
+    LARGEST,
+    Count,
+    NonNegative,
+    Parameter,
+    Positive,
+    Range,
+    Whole,
+    conform,
+    hyperparameters,
+    nearest,
+)
 from fgis.retrieval.metrics import find_metric
 from fgis.retrieval.rerank import DIRECTIONS, RERANKERS
 
@@ -66,6 +77,7 @@ class TrainSettings(NamedTuple):
     devices: str = "all"  # or how many of those that there are
     parallel: Parallel = "shard_map"
     precision: Precision = "float32"
+    network_rate: NonNegative = 0.0  # of the deep network, times that of the head; 0: its stored features are used
 
 
 class EvaluationSettings(NamedTuple):
@@ -246,21 +258,29 @@ def _check_names(settings: ExperimentSettings) -> None:
     if features.backbone:  # "" takes a feature file as it is
         with naming("config.features."):
             description.check_settings(extraction_settings(features))
+            if settings.train.network_rate:
+                description.check_trainable(extraction_settings(features), features.pixels[0])
 
 
 def _check_pixels(settings: ExperimentSettings) -> None:
     """The head and the features have to agree about the copies of images."""
-    head = settings.head
+    head, found, trained = settings.head, tuple(settings.features.pixels), settings.train.network_rate > 0
     known = options_of("head", head.name)
     default = known["pixels"].default if "pixels" in known else ()
     wanted = tuple(head.options.get(head.name, {}).get("pixels", default))
-    if wanted != tuple(settings.features.pixels):
+    if trained and not settings.features.backbone:
+        raise UserError("config.features.backbone: '' found, but config.train.network_rate trains a network; name it")
+    if trained and (not found or found[1:] != wanted):
         raise UserError(
-            f"config.features.pixels: {settings.features.pixels!r} found, but head {head.name!r} takes copies of "
+            f"config.features.pixels: {found!r} found, but config.train.network_rate trains the network on copies of "
+            f"its own; write the side of these before {wanted!r}, such as {(96, *wanted)!r}"
+        )
+    if not trained and wanted != found:
+        raise UserError(
+            f"config.features.pixels: {found!r} found, but head {head.name!r} takes copies of "
             f"{wanted!r}; write the same in config.head.{head.name}.pixels"
             if "pixels" in known
-            else f"config.features.pixels: {settings.features.pixels!r} found, but head {head.name!r} takes no copies; "
-            "write ()"
+            else f"config.features.pixels: {found!r} found, but head {head.name!r} takes no copies; write ()"
         )
 
 

@@ -16,7 +16,7 @@ OF_LENGTH = (
     "train.devices", "train.parallel",
 )  # fmt: skip
 # What a key was before there was such a key, where that is not an empty sequence.
-BEFORE = {"evaluation.queries": 0, "train.precision": "float32"}
+BEFORE = {"evaluation.queries": 0, "train.precision": "float32", "train.network_rate": 0.0}
 # Keys in which an evaluation may differ from the training of its run.
 OF_EVALUATION = ("features.", "evaluation.", "rerank.")
 

@@ -9,13 +9,15 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from fgis.features import store
-from fgis.features.backbones import BACKBONES, find_backbone, layer_names, load_backbone
+from fgis.features.backbones import BACKBONES, find_backbone, layer_names, load_backbone, trainable_parameters
+from fgis.features.backbones.backbone import Loaded
 from fgis.features.backbones.classical import lacks_vocabulary
 from fgis.features.images import FITS
 from fgis.features.lowering import lower_convolutions
@@ -109,18 +111,11 @@ def load_extractor(settings: Settings, devices: Sequence[jax.Device] = ()) -> Ex
     """
     check_settings(settings)
     sizes = store.image_sizes(settings.image_size)
-    apply, params, digest = load_backbone(settings.backbone, settings.weights)
-    if settings.layer:
-        known = layer_names(settings.backbone)
-        if settings.layer not in known:
-            near = _nearest_layers(settings.layer, known)
-            raise ValueError(f"layer: {settings.layer!r} is no layer of {settings.backbone}; {near}")
-        apply = partial(apply, layer=settings.layer)
-    apply = partial(apply, token=True) if settings.pooling == "token" else apply
+    apply, params, digest = _load_network(settings)
     on_host = BACKBONES[settings.backbone].on_host
 
     def features(params: Any, scales: tuple[Any, ...]) -> jax.Array:
-        pooled = tuple(POOLINGS[settings.pooling](apply(params, images)) for images in scales[: len(sizes)])
+        pooled = tuple(apply(params, images) for images in scales[: len(sizes)])
         found = pooled[0] if len(pooled) == 1 else sum_normalised(pooled)
         return join_pixels(found, scales[len(sizes) :]) if settings.pixels else found
 
@@ -147,6 +142,65 @@ def load_extractor(settings: Settings, devices: Sequence[jax.Device] = ()) -> Ex
     }
     find_shape = lambda: (features(params, one) if on_host else jax.eval_shape(features, params, one)).shape[1:]
     return Extractor(lambda scales: compiled(next(turns), scales), find_shape, source, len(copies))
+
+
+def load_trainable(settings: Settings, side: int) -> tuple[Callable[..., Any], list[np.ndarray]]:
+    """A backbone with its pooling as a function that can be differentiated, for images of one size.
+
+    Args:
+      settings: of the features; ``image_size`` does not count.
+      side: of the images, in pixels.
+
+    Returns:
+      ``(apply, params)`` with ``apply(params, images [b, side, side, 3] in 0..255) -> features [b, f]``. The statistics
+      of batch normalisation are none of ``params`` and stay as they are.
+
+    Raises:
+      ValueError: as ``check_trainable`` and ``load_backbone``.
+      UserError: as ``load_backbone``.
+    """
+    check_trainable(settings, side)
+    apply, everything, _ = _load_network(settings)
+    moves = trainable_parameters(settings.backbone, len(everything))
+    fixed = [None if move else jnp.asarray(leaf) for leaf, move in zip(everything, moves, strict=True)]
+
+    def features(params: list[Any], scales: tuple[Any, ...]) -> jax.Array:
+        given = iter(params)
+        found: jax.Array = apply([next(given) if leaf is None else leaf for leaf in fixed], scales[0])
+        return found
+
+    run = _in_small_batches(lower_convolutions(features)) if jax.default_backend() == "cpu" else features
+    params = [leaf for leaf, move in zip(everything, moves, strict=True) if move]
+    return lambda params, images: run(params, (images,)), params
+
+
+def check_trainable(settings: Settings, side: int) -> None:
+    """Refuses a backbone that cannot be trained on images of ``side`` × ``side`` pixels; nothing is loaded.
+
+    Raises:
+      ValueError: the message begins with ``backbone:`` or ``pixels:``.
+    """
+    backbone = find_backbone(settings.backbone)
+    if backbone.on_host:
+        raise ValueError(f"backbone: {settings.backbone!r} is no network that can be trained; name one")
+    if side < backbone.smallest or side % backbone.multiple:
+        of = f", in multiples of {backbone.multiple}" if backbone.multiple > 1 else ""
+        raise ValueError(
+            f"pixels: copies of {side} pixels found, and {settings.backbone} wants at least {backbone.smallest}{of}"
+        )
+
+
+def _load_network(settings: Settings) -> Loaded:
+    """A backbone, up to its layer, with its pooling."""
+    apply, params, digest = load_backbone(settings.backbone, settings.weights)
+    if settings.layer:
+        known = layer_names(settings.backbone)
+        if settings.layer not in known:
+            near = _nearest_layers(settings.layer, known)
+            raise ValueError(f"layer: {settings.layer!r} is no layer of {settings.backbone}; {near}")
+        apply = partial(apply, layer=settings.layer)
+    apply = partial(apply, token=True) if settings.pooling == "token" else apply
+    return lambda params, images: POOLINGS[settings.pooling](apply(params, images)), params, digest
 
 
 def fit_image(image: Image.Image, settings: Settings) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:

@@ -42,6 +42,7 @@ from fgis.learning.products import Precision
 from fgis.learning.samplers import sample_pk
 from fgis.learning.step import Apply, init_state, make_loss, make_train_step
 from fgis.learning.train import Recipe, Runs, TrainingData, Validation
+from fgis.learning.trained_network import NETWORK
 from fgis.streams import Stream, stream_generator, stream_key
 
 START_ROWS = 4096  # images that a head's start is fitted to, where a run may see more
@@ -64,6 +65,7 @@ class Strategy(NamedTuple):
     distance: Distance = DISTANCES["cosine"]  # of the diagnostics
     pool: Callable[[RunImages, int], Any] = class_table  # (images, seed) -> what ``sample`` draws from
     precision: Precision = "float32"  # of the factors of the head's products in training
+    network_rate: float = 0.0  # of the weights of a network below the head (``with_network``), times that of the head
 
 
 def make_recipe(
@@ -89,7 +91,8 @@ def make_recipe(
     one = jnp.zeros((1, feature_size), jnp.float32)
     dimensions = jax.eval_shape(lambda: head.apply(head.init(jax.random.key(0), (feature_size,), {}), one)).shape[-1]
     by_collection = {
-        "params": strategy.optimizer, "learned": learned.optimizer, "constants": optax.set_to_zero()
+        "params": strategy.optimizer, "learned": learned.optimizer, "constants": optax.set_to_zero(),
+        NETWORK: optax.chain(strategy.optimizer, optax.scale(strategy.network_rate)),
     }  # fmt: skip
     optimizer = optax.multi_transform(by_collection, lambda params: {name: name for name in params})
     loss = make_loss(apply, strategy.objective, strategy.reduction)

@@ -49,6 +49,13 @@ def test_values_are_read_as_the_type_of_what_they_replace():
     assert config.features.images == "my photos"
 
 
+def test_the_last_of_several_values_counts():
+    config = command_line.parse([CONFIG, "--config.head.mlp.widths=(8,6)", "--config.head.mlp.widths=(4,)"]).config
+    assert tuple(config.head.mlp.widths) == (4,)
+    config = command_line.parse([CONFIG, "--config.features.pixels=(57,)", "--config.features.pixels=()"]).config
+    assert tuple(config.features.pixels) == ()
+
+
 def test_a_mode_has_its_own_flags():
     call = command_line.parse([CONFIG, "--mode=evaluate", "--step=3", "--neighbours"])
     assert call.options == COMMANDS["evaluate"].Options(step=3, triplets="", strict=False, neighbours=True)

@@ -70,6 +70,7 @@ TABLES = {
 
 
 @pytest.mark.slow
+@pytest.mark.lean
 @pytest.mark.parametrize("name", TABLES)
 def test_devices_and_ways_to_use_them_change_nothing(name):
     (overrides, ways), streamed = TABLES[name], "streamed" in name

@@ -15,7 +15,7 @@ from fgis.learning import heads, losses, miners, objectives, pair_losses
 from fgis.learning.memory import empty_memory
 from fgis.learning.step import init_state, make_train_step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lean]
 
 OBJECTIVES = {
     "batch_hard": (objectives.mined(miners.batch_hard, losses.soft_margin, DISTANCES["euclidean"]), losses.mean),

@@ -276,7 +276,7 @@ COLUMN = {"semi_hard": 1, "easy_semi_hard": 2, "distance_weighted": 3}
 
 
 @every_miner
-@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=[pytest.mark.slow, pytest.mark.lean])])
 def test_a_degenerate_batch_gives_no_nan_and_lists_no_false_triplet(name, dtype):
     for kind, (x, labels, rows, anchors) in DEGENERATE.items():
         distances, positives, negatives = padded(np.linalg.norm(x[:, None] - x[None], axis=-1), *masks(labels, rows))
@@ -314,7 +314,12 @@ def test_a_masked_row_changes_nothing_wherever_it_stands(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["semi_hard", "random_negatives", *(pytest.param(n, marks=pytest.mark.slow) for n in LISTING_PAIRS)]
+    "name",
+    [
+        "semi_hard",
+        "random_negatives",
+        *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.lean]) for n in LISTING_PAIRS),
+    ],
 )
 def test_a_bound_on_the_positives_changes_nothing_until_it_binds(name):
     every, most = listed(mine(name, *batch())), int(np.bincount(batch()[1]).max()) - 1
@@ -423,7 +428,8 @@ def test_rounding_never_draws_a_candidate_of_weight_zero(monkeypatch):
 
 @pytest.mark.parametrize("name", miners.MINERS)
 @pytest.mark.parametrize(
-    "how", ["halves", *(pytest.param(how, marks=pytest.mark.slow) for how in ("vmap", "pmap", "shard_map"))]
+    "how",
+    ["halves", *(pytest.param(h, marks=[pytest.mark.slow, pytest.mark.lean]) for h in ("vmap", "pmap", "shard_map"))],
 )
 def test_splitting_the_anchors_changes_nothing(name, how):
     """Nor does it matter whether one key is given, or its folds for every anchor."""

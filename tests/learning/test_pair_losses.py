@@ -249,6 +249,7 @@ def test_gradients_inside_a_compiled_vmap_are_those_outside(name):
 
 
 @pytest.mark.slow
+@pytest.mark.lean
 @every_loss
 def test_bfloat16_distances_are_summed_in_float32_and_stay_finite(name):
     d, *masks = example(3)
@@ -354,6 +355,7 @@ def reduced(name, distance):
 
 
 @pytest.mark.slow
+@pytest.mark.lean
 @every_loss
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("case", ["one class", "all padding", "duplicates", "zero vectors", "singletons", "one row"])

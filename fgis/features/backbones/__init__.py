@@ -15,12 +15,20 @@ from fgis.features.backbones.backbone import PREPROCESSING, Apply, Backbone, Loa
 from fgis.features.backbones.classical import load_classical as described
 from fgis.features.backbones.efficientnet_lite import lite_layers
 from fgis.features.backbones.efficientnet_lite import load_efficientnet_lite as lite
-from fgis.features.backbones.keras_applications import keras_layers
+from fgis.features.backbones.keras_applications import keras_layers, keras_trainable
 from fgis.features.backbones.keras_applications import load_network as keras
 from fgis.features.backbones.transformer_files import load_transformer as vit
 from fgis.ranges import nearest
 
-__all__ = ["BACKBONES", "PREPROCESSING", "Backbone", "find_backbone", "layer_names", "load_backbone"]
+__all__ = [
+    "BACKBONES",
+    "PREPROCESSING",
+    "Backbone",
+    "find_backbone",
+    "layer_names",
+    "load_backbone",
+    "trainable_parameters",
+]
 
 BACKBONES: dict[str, Backbone] = {
     "vgg16": Backbone(
@@ -153,6 +161,16 @@ def layer_names(name: str) -> tuple[str, ...]:
     """
     backbone = find_backbone(name)
     return LAYERS[backbone.load](backbone) if backbone.load in LAYERS else ()
+
+
+def trainable_parameters(name: str, count: int) -> tuple[bool, ...]:
+    """Which of the ``count`` parameters of a network gradients may move: not the statistics of batch normalisation.
+
+    Raises:
+      ValueError: as ``find_backbone``.
+    """
+    backbone = find_backbone(name)
+    return keras_trainable(backbone) if backbone.load is keras else (True,) * count
 
 
 def load_backbone(name: str, weights: str) -> Loaded:

@@ -59,6 +59,11 @@ def keras_layers(backbone: Backbone) -> tuple[str, ...]:
     return tuple(one.name for one in layers if len(one.output.shape) == 4 and not numbered(one))
 
 
+def keras_trainable(backbone: Backbone) -> tuple[bool, ...]:
+    """Which of the parameters gradients may move: all but the statistics of batch normalisation."""
+    return tuple(bool(variable.trainable) for variable in build_model(backbone, backbone.image_size).weights)
+
+
 def apply_network(
     backbone: Backbone, params: list[Array], x: Float[Array, "b h w 3"], layer: str = ""
 ) -> Float[Array, "b oh ow c"]:
