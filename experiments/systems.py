@@ -26,6 +26,7 @@ from experiments.machine import machine
 from experiments.rendering import Grid, Page, columns, write_table
 from experiments.system_rows import COLUMNS, PUBLISHED, SETS, SYSTEMS, VIEW, System, command_of, config_of, paths_of
 from experiments.verification import Matches, count_matches, spatially_verified
+from fgis import files
 from fgis.base import RunPlan
 from fgis.errors import UserError
 from fgis.experiment import training
@@ -206,6 +207,19 @@ def summarize_systems(systems: Sequence[System], folder: Path, workdir: Path, tr
     }
 
 
+def with_earlier(summary: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with the figures of an earlier one in the cells, and the rows, that it has none for."""
+    now, before = ({row["row"]: row for row in table["rows"]} for table in (summary, earlier))
+    rows = []
+    for name in ("chance", *(one.name for one in SYSTEMS)):
+        own, old = (table.get(name, {"row": name, "figures": {}, "missing": None}) for table in (now, before))
+        unknown = [one["missing"] for one in (own, old) if one["missing"] is not None]
+        missing = {key: command for key, command in unknown[0].items() if all(key in one for one in unknown)}
+        rows.append({"row": name, "figures": {**old["figures"], **own["figures"]}, "missing": missing})
+    history = [*earlier.get("earlier", []), {"command": earlier["command"], "date": earlier["date"]}]
+    return {**summary, "rows": rows, "earlier": history}
+
+
 def page(summary: Mapping[str, Any]) -> Page:
     """A grid of UKBench, one of the other sets, and what has to be run for the cells that are empty."""
     grids = []
@@ -240,6 +254,8 @@ def page(summary: Mapping[str, Any]) -> Page:
         "that begin with 'published' were measured by others, under the protocol that is named. A cell without a "
         "figure has no features here, or no re-ranking of its distance; the list has the commands that make features."
     )
+    for one in summary.get("earlier", []):
+        caption += f" Cells that this command did not measure are of `{one['command']}`, {one['date']}."
     return Page(grids, notes, caption)
 
 
@@ -251,6 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--triplets", default="", help="the triplet file of Deep Ranking, in CSV")
     parser.add_argument("--only", default="", help="names of features, with commas; all without it")
     parser.add_argument("--workdir", type=Path, default=Path("runs/tables"), help="where heads and the table live")
+    parser.add_argument(
+        "--earlier", type=Path, help="systems.all.json of before: its figures fill what is not measured"
+    )
     parser.add_argument("--rows", default="", help=ROWS_HELP)
     given = parser.parse_args(arguments)
 
@@ -261,6 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if name not in known:
                 raise UserError(f"--only={name}: no such system; {nearest(name, known)}")
         chosen = [one for one in SYSTEMS if not wanted or one.features in wanted]
+        earlier = files.read_object(given.earlier) if given.earlier else None
+        if given.earlier and (earlier is None or earlier.get("table") != "systems"):
+            raise UserError(f"--earlier={given.earlier}: is no table of systems; name a systems.all.json")
         share = read_share(given.rows)
         prepare_jax()
         if share:
@@ -270,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say_share("systems", share)
             return 0
         summary = summarize_systems(chosen, given.features, given.workdir / "systems", given.triplets)
+        summary = with_earlier(summary, earlier) if earlier else summary
         command = shlex.join(["python", "-m", "experiments.systems", *arguments])
         write_table({"command": command, **summary}, page, given.workdir)
         return 0

@@ -106,6 +106,35 @@ def test_a_share_of_the_rows_trains_their_heads_and_writes_no_table(folder, monk
     assert "systems: rows 2/2 are there; the same command without --rows" in capsys.readouterr().out
 
 
+def test_an_earlier_table_fills_what_is_not_measured(folder, monkeypatch, capsys):
+    """The first command has no features of GroceryStore, the second none of anything else."""
+    other = FROZEN._replace(name="other", features="other")
+    monkeypatch.setattr(systems, "SYSTEMS", (FROZEN, other))
+    grocery = (folder / "grocerystore.tiny.h5").rename(folder / "later.h5")
+    arguments = [f"--features={folder}", f"--triplets={folder / 'triplets.csv'}"]
+    assert main([*arguments, f"--workdir={folder}/one"]) == 0
+    table = folder / "one" / "systems.all.json"
+    first = {row["row"]: row for row in json.loads(table.read_text())["rows"]}
+    assert set(first["tiny"]["missing"]) == {"grocerystore"}
+    for name in ("ukbench", "ukbench_transfer", "deep_ranking"):
+        (folder / f"{name}.tiny.h5").unlink()
+    grocery.rename(folder / "grocerystore.tiny.h5")
+    assert main([*arguments, "--only=tiny", f"--workdir={folder}/two", f"--earlier={table}"]) == 0
+    found = json.loads((folder / "two" / "systems.all.json").read_text())
+    rows = {row["row"]: row for row in found["rows"]}
+    assert list(rows) == ["chance", "tiny", "other"]
+    assert rows["tiny"]["missing"] == {}
+    assert rows["tiny"]["figures"].items() > first["tiny"]["figures"].items()
+    assert rows["tiny"]["figures"]["GroceryStore, recall@1"]["mean"] == 0.75
+    assert rows["other"] == first["other"]
+    assert found["earlier"][0]["command"].startswith("python -m experiments.systems")
+    assert "did not measure are of `python -m experiments.systems" in (folder / "two" / "systems.all.md").read_text()
+    capsys.readouterr()
+    (folder / "other.json").write_text("{}")
+    assert main([*arguments, f"--earlier={folder / 'other.json'}"]) == 2
+    assert "is no table of systems; name a systems.all.json" in capsys.readouterr().err
+
+
 def test_score_at_30_is_of_the_gallery_of_a_text_query(folder):
     """A triplet with a photo of another text query counts nowhere."""
     image_ids = np.array(["q", "p", "n", "other"])
