@@ -1,7 +1,5 @@
 """A deep network that is trained with its head: what it computes, how fast it moves, and the commands."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,9 +67,9 @@ def trained(rate, optimizer):
     return train(recipe, runs, data, steps=1, record_every=1).params
 
 
-@pytest.mark.parametrize("optimizer", [optimizers.sgd(learning_rate=0.1), optimizers.adam(learning_rate=0.1)])
-def test_the_network_moves_at_its_own_rate(optimizer):
-    whole, tenth, frozen = (trained(rate, optimizer) for rate in (1.0, 0.1, 0.0))
+def test_the_network_moves_at_its_own_rate():
+    """Whatever the optimizer: Adam's steps do not depend on the size of gradients."""
+    whole, tenth, frozen = (trained(rate, optimizers.adam(learning_rate=0.1)) for rate in (1.0, 0.1, 0.0))
     start = linear().params["w"]
     moved = whole[NETWORK]["w"] - start
     assert (np.abs(moved).max(axis=(1, 2)) > 1e-4).all()  # in both runs
@@ -108,7 +106,7 @@ def flags(photos, *more):
     return [
         CONFIG, *SMALL, "--config.features.collection=folder", f"--config.features.images={photos}",
         f"--config.features.path={photos.parent / 'x.h5'}", "--config.features.backbone=efficientnet_lite0",
-        "--config.features.weights=none", "--config.features.image_size=(32,32)", "--config.features.layer=_blocks.1",
+        "--config.features.weights=none", "--config.features.image_size=(32,32)", "--config.features.layer=_blocks.0",
         "--config.evaluation.published=()",
         "--config.evaluation.transfer=", "--config.folds=0", "--config.seeds=1", "--config.train.total_steps=2",
         "--config.train.checkpoint_every_steps=2", "--config.sampler.pk.classes=3", "--config.sampler.pk.per_class=2",
@@ -117,17 +115,19 @@ def flags(photos, *more):
 
 
 @pytest.mark.slow
-def test_a_network_is_trained_evaluated_and_trained_on_from_the_command_line(photos, tmp_path, capsys):
+def test_a_network_is_trained_and_evaluated_from_the_command_line(photos, tmp_path, capsys):
     assert main([*flags(photos), "--mode=extract"]) == 0
     run = f"--workdir={tmp_path / 'run'}"
     assert main([*flags(photos), run]) == 0, capsys.readouterr().err
     first = checkpoint.restore_params(tmp_path / "run")[1][NETWORK]
     start = load_trainable(Settings("efficientnet_lite0", (32, 32), weights="none"), 32)[1]
     changed = [bool((one[0] != other).any()) for one, other in zip(first, start, strict=True)]
-    assert 8 <= sum(changed) < len(changed) / 4  # the layers up to config.features.layer
-    assert main([*flags(photos), run, "--config.train.total_steps=4"]) == 0
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["step"] == 4
-    assert main([*flags(photos), run, "--config.train.total_steps=4", "--mode=evaluate"]) == 0
+    assert 4 <= sum(changed) < len(changed) / 4  # the layers up to config.features.layer
+    report = tmp_path / "run" / "report.json"
+    before = report.read_bytes()
+    report.unlink()
+    assert main([*flags(photos), run, "--mode=evaluate"]) == 0
+    assert report.read_bytes() == before
 
 
 @pytest.mark.parametrize(
