@@ -52,6 +52,7 @@ ROWS = (
     Row("single-scale from whitening, untrained", {**_pixels(), **WHITENED}, kind="untrained"),
     Row("single-scale from whitening", {**_pixels(), **WHITENED}),
     Row("multi-scale from whitening", WHITENED),
+    Row("single-scale, 4,096 dimensions", {**_pixels(), "head.deep_ranking.width": 4096}),
     Row("multi-scale, 4,096 dimensions as published", {"head.deep_ranking.width": 4096}),
     Row("VisNet, untrained", BY_RELEVANCE, "visnet", "untrained"),
     Row("VisNet", BY_RELEVANCE, "visnet"),
@@ -64,6 +65,7 @@ ROWS = (
 PAIRS = (
     ("multi-scale", "single-scale"),
     ("multi-scale from whitening", "single-scale from whitening"),
+    ("multi-scale, 4,096 dimensions as published", "single-scale, 4,096 dimensions"),
     ("single-scale", "single-scale, uniform triplets"),
     ("multi-scale", "multi-scale, uniform triplets"),
     ("VisNet, triplets by scorers", "VisNet"),
