@@ -169,7 +169,7 @@ def load_trainable(settings: Settings, side: int) -> tuple[Callable[..., Any], l
         found: jax.Array = apply([next(given) if leaf is None else leaf for leaf in fixed], scales[0])
         return found
 
-    run = _in_small_batches(lower_convolutions(features)) if jax.default_backend() == "cpu" else features
+    run = lower_convolutions(features) if jax.default_backend() == "cpu" else features
     params = [leaf for leaf, move in zip(everything, moves, strict=True) if move]
     return lambda params, images: run(params, (images,)), params
 
