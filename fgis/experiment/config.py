@@ -77,7 +77,7 @@ class TrainSettings(NamedTuple):
     devices: str = "all"  # or how many of those that there are
     parallel: Parallel = "shard_map"
     precision: Precision = "float32"
-    network_rate: NonNegative = 0.0  # of the deep network, times that of the head; 0: its stored features are used
+    network_rate: NonNegative = 0.0  # of the backbone, times that of the head; 0: it is frozen
 
 
 class EvaluationSettings(NamedTuple):

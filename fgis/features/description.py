@@ -164,14 +164,13 @@ def load_trainable(settings: Settings, side: int) -> tuple[Callable[..., Any], l
     moves = trainable_parameters(settings.backbone, len(everything))
     fixed = [None if move else jnp.asarray(leaf) for leaf, move in zip(everything, moves, strict=True)]
 
-    def features(params: list[Any], scales: tuple[Any, ...]) -> jax.Array:
+    def features(params: list[Any], images: Any) -> jax.Array:
         given = iter(params)
-        found: jax.Array = apply([next(given) if leaf is None else leaf for leaf in fixed], scales[0])
+        found: jax.Array = apply([next(given) if leaf is None else leaf for leaf in fixed], images)
         return found
 
-    run = lower_convolutions(features) if jax.default_backend() == "cpu" else features
     params = [leaf for leaf, move in zip(everything, moves, strict=True) if move]
-    return lambda params, images: run(params, (images,)), params
+    return (lower_convolutions(features) if jax.default_backend() == "cpu" else features), params
 
 
 def check_trainable(settings: Settings, side: int) -> None:

@@ -1,4 +1,4 @@
-"""Heads whose deep network is trained as well: it sees a copy of the image in place of features that were stored.
+"""Heads whose backbone is trained as well: it sees a copy of the image in place of features that were stored.
 
 A row holds the stored features of the network, a copy of the image that it is trained on, and whatever else the head
 takes, as ``fgis.features.pixels`` joins them. The weights of the network are a collection of their own, "network", so
@@ -18,7 +18,6 @@ from fgis.learning.products import Precision
 
 NETWORK = "network"  # the collection
 AT_ONCE = 64  # images whose maps are in memory at the same time where nothing is trained
-FITTED_AT_ONCE = 256  # rows that are moved to the device together for a fit
 
 
 class Network(NamedTuple):
@@ -70,7 +69,7 @@ def with_network(head: Head, network: Network) -> Head:
     def fit(features: Float[np.ndarray, "m g"]) -> Variables:
         if head.fit is fit_nothing:
             return {NETWORK: network.params}
-        parts = [features[i : i + FITTED_AT_ONCE] for i in range(0, len(features), FITTED_AT_ONCE)]
+        parts = [features[i : i + AT_ONCE] for i in range(0, len(features), AT_ONCE)]
         seen = np.concatenate([np.asarray(see_in_parts(network.params, part)) for part in parts])
         return {**head.fit(seen), NETWORK: network.params}
 
