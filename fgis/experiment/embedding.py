@@ -10,9 +10,19 @@ from jaxtyping import Float, Int
 
 from fgis.errors import UserError
 from fgis.experiment.build import Scoring
+from fgis.experiment.config import ExperimentSettings
 from fgis.retrieval.stored import StoredVectors
 
 CHUNK = 1024  # rows that are prepared and embedded together, filled up: so they are the same whatever others there are
+
+
+def refuse_copies(settings: ExperimentSettings) -> None:
+    """Raises ``UserError`` where features hold copies of pixels: distances would be between these as well."""
+    if settings.features.pixels:
+        raise UserError(
+            "config.features.pixels: heads on copies of pixels are trained and evaluated, and rank no search; name "
+            "a run without them"
+        )
 
 
 def in_chunks(function: Callable[[np.ndarray], Any], rows: np.ndarray) -> Float[np.ndarray, "m d"]:

@@ -16,6 +16,7 @@ from fgis.errors import UserError, naming
 from fgis.experiment import graphs
 from fgis.experiment.build import Scoring, build_rerank, build_scoring, find_own_devices
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
+from fgis.experiment.embedding import refuse_copies
 from fgis.experiment.gallery_about import (
     NAME,
     About,
@@ -70,9 +71,7 @@ def index_gallery(
       UserError: the folder is no gallery, another process writes it, it was made in another way or from another folder,
         or the network cannot be loaded.
     """
-    settings = read_settings(config)
-    if not settings.features.backbone:
-        raise UserError("config.features.backbone: empty; name the network that describes the images")
+    settings = _read_describing(config)
     _refuse_other_files(gallery)
     with writing(gallery):
         held = read_about(gallery) or _refuse_features_of_others(gallery)
@@ -138,7 +137,7 @@ def load_gallery(
     config = _config_of(workdir, about) if config is None else config
     reason = why_not(workdir, step, use_head) if workdir else ""
     refuse_other_features(config, about, place)
-    settings, store = read_settings(config), open_store(place)
+    settings, store = _read_describing(config), open_store(place)
     scoring = build_scoring(settings)
     with store.snapshot():
         records = _require_records(store, gallery)
@@ -277,6 +276,15 @@ def _load_extractor(
             f"made with (SHA-256 {own[:12]} and {weights_sha256[:12]}); name that file, or make another gallery"
         )
     return extractor
+
+
+def _read_describing(config: Mapping[str, Any]) -> ExperimentSettings:
+    """The settings of a gallery: a network describes its images, and nothing but that is compared."""
+    settings = read_settings(config)
+    if not settings.features.backbone:
+        raise UserError("config.features.backbone: empty; name the network that describes the images")
+    refuse_copies(settings)
+    return settings
 
 
 def _refuse_features_of_others(gallery: Path) -> About | None:

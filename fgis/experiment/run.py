@@ -25,7 +25,7 @@ from fgis.experiment.build import (
 )
 from fgis.experiment.config import ExperimentSettings, extraction_settings, read_settings
 from fgis.experiment.differences import OF_EVALUATION, OF_LENGTH, refuse_other, to_plain
-from fgis.experiment.embedding import embed_with, first_columns, prepared_rows
+from fgis.experiment.embedding import embed_with, first_columns, prepared_rows, refuse_copies
 from fgis.experiment.room import require_room
 from fgis.features import description, joined, store
 from fgis.features.collection import load_collection
@@ -259,11 +259,7 @@ class Run:
 
         Without a work directory, or with ``searches_by_head`` off, features are compared as they are.
         """
-        if self.settings.features.pixels:
-            raise UserError(
-                "config.features.pixels: heads on copies of pixels are trained and evaluated, and rank no search; name "
-                "a run without them"
-            )
+        refuse_copies(self.settings)
         rows, scoring, point = self.rows, self.scoring, None
         prepare = lambda features: np.asarray(scoring.prepare(features))
         everything = np.arange(len(rows.labels))

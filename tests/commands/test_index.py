@@ -230,6 +230,14 @@ def test_the_configuration_is_that_of_the_gallery(place):
     assert command_line.parse(["--mode=search", "--gallery=gallery", "--config=photos"]).config.distance == "cosine"
 
 
+def test_copies_of_pixels_are_no_features_to_search_by(call, place):
+    copies = ("--config=photos", "--config.features.pixels=(8,)", "--config.head.name=visnet")
+    code, _, errors = call("index", "--images=plain", "--gallery=copies", *copies, "--config.head.visnet.pixels=(8,)")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "config.features.pixels: heads on copies of pixels are trained and evaluated, and rank no search" in errors
+    assert not (place / "copies").exists()
+
+
 @pytest.mark.slow
 def test_a_run_embeds_the_images_of_a_gallery(call, place):
     """A head that was trained on features of the same network, named when the gallery is made or searched."""
