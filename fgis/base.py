@@ -66,7 +66,7 @@ class Comparison(NamedTuple):
 class Triplets(NamedTuple):
     """Indices into the anchors and the candidates of one batch; ``weight`` is 0 where a triplet is invalid."""
 
-    anchor: Int[Array, " t"]
+    anchor: Int[Array | np.ndarray, " t"]  # in numpy where it does not depend on the batch
     positive: Int[Array, " t"]
     negative: Int[Array, " t"]
     weight: Float[Array, " t"]

@@ -22,6 +22,8 @@ class Distance(NamedTuple):
 
     pairwise: Callable[[Array, Array], Array]  # [a, d], [c, d] -> [a, c]
     rowwise: Callable[[Array, Array], Array]  # [t, d], [t, d] -> [t]
+    # Of a distance that normalises its vectors: what it is between vectors that ``l2_normalize`` returned.
+    between_units: "Distance | None" = None
 
 
 def wide_type(*arrays: Array) -> Any:
@@ -126,12 +128,12 @@ def unit_euclidean_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Fl
 
 def cosine_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
     """1 − cos(a, c), in [0, 2]; a zero vector is at distance 1 from everything."""
-    return 1 - _dot(l2_normalize(a), l2_normalize(c))
+    return 1 + inner_product_pairwise(l2_normalize(a), l2_normalize(c))
 
 
 def cosine_rowwise(a: Float[Array, "t d"], c: Float[Array, "t d"]) -> Float[Array, " t"]:
     """1 − cos(a, c), row by row."""
-    return 1 - jnp.sum(l2_normalize(a) * l2_normalize(c), axis=-1, dtype=wide_type(a, c))
+    return 1 + inner_product_rowwise(l2_normalize(a), l2_normalize(c))
 
 
 def inner_product_pairwise(a: Float[Array, "a d"], c: Float[Array, "c d"]) -> Float[Array, "a c"]:
@@ -174,14 +176,16 @@ def _one_anchor_at_a_time(rowwise: Callable[[Array, Array], Array]) -> Callable[
     return pairwise
 
 
+_EUCLIDEAN = Distance(euclidean_pairwise, euclidean_rowwise)
+_COSINE_OF_UNITS = Distance(lambda a, c: 1 + inner_product_pairwise(a, c), lambda a, c: 1 + inner_product_rowwise(a, c))
 # Every distance by name. One that search is to know as well needs a line in ``fgis.retrieval.measures``, too.
 DISTANCES: dict[str, Distance] = {
-    "euclidean": Distance(euclidean_pairwise, euclidean_rowwise),
-    "unit_euclidean": Distance(unit_euclidean_pairwise, unit_euclidean_rowwise),
+    "euclidean": _EUCLIDEAN,
+    "unit_euclidean": Distance(unit_euclidean_pairwise, unit_euclidean_rowwise, _EUCLIDEAN),
     "squared_euclidean": Distance(squared_pairwise, squared_rowwise),
     "inner_product": Distance(inner_product_pairwise, inner_product_rowwise),
     "manhattan": Distance(_one_anchor_at_a_time(manhattan_rowwise), manhattan_rowwise),
-    "cosine": Distance(cosine_pairwise, cosine_rowwise),
+    "cosine": Distance(cosine_pairwise, cosine_rowwise, _COSINE_OF_UNITS),
     "chi2": Distance(_one_anchor_at_a_time(chi2_rowwise), chi2_rowwise),
 }
 

@@ -59,6 +59,19 @@ def test_gradients_are_finite_at_zero_and_equal_vectors(name, form):
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("name", [name for name, one in DISTANCES.items() if one.between_units])
+def test_distances_between_units_are_the_same_with_the_same_gradients(name):
+    a, c = jax.random.normal(jax.random.key(0), (2, 5, 3)) * 7
+    a, distance = a.at[0].set(0), DISTANCES[name]
+    for form in ("pairwise", "rowwise"):
+        of_vectors, of_units = getattr(distance, form), getattr(distance.between_units, form)
+        plain = lambda a, c, of_vectors=of_vectors: of_vectors(a, c)
+        normalised = lambda a, c, of_units=of_units: of_units(l2_normalize(a), l2_normalize(c))
+        np.testing.assert_allclose(plain(a, c), normalised(a, c), atol=1e-6)
+        found, wanted = (jax.grad(lambda *x, f=f: jnp.sum(f(*x) ** 3), (0, 1))(a, c) for f in (normalised, plain))
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_a_zero_vector_is_at_cosine_distance_one():
     assert pairwise_distances(jnp.zeros((1, 3)), A, "cosine").tolist() == [[1.0, 1.0]]
 

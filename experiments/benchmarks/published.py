@@ -58,7 +58,7 @@ def open_experiment(features: np.ndarray, labels: np.ndarray) -> tuple[Any, Any,
 
     settings = read_settings(published_config())
     scoring = build.build_scoring(settings)
-    prepared = lambda rows: np.asarray(scoring.prepare(features[rows]))
+    prepared = lambda rows: scoring.prepare(features[rows])
     return settings, scoring, build.build_experiment(settings, build.Images(labels, None, features.shape[-1], prepared))
 
 

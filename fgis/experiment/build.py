@@ -36,8 +36,8 @@ from fgis.retrieval.rerank import RERANKERS, Rerank
 class Scoring(NamedTuple):
     """How features become embeddings, and what is measured of these."""
 
-    prepare: Callable[[Any], Float[Array, "n f"]]
-    embed: Callable[[Any, Float[Array, "n f"]], Float[Array, "n d"]]  # (parameters of one run, prepared features)
+    prepare: Callable[[Any], Float[np.ndarray, "n f"]]  # features of a file; UserError where that is not finite
+    embed: Callable[[Any, Any], Float[Array, "n d"]]  # (parameters of one run, prepared features [n, f])
     distance: str
     metrics: tuple[str, ...]
     resamples: int
@@ -67,7 +67,7 @@ def build_scoring(settings: ExperimentSettings, widths: tuple[int, ...] = ()) ->
     """The part of an experiment that needs no training; ``widths`` as ``heads.prepare`` takes them, of joined files."""
     return Scoring(
         prepare=partial(
-            heads.prepare,
+            _prepare_finite,
             power=settings.inputs.power,
             normalize=settings.inputs.normalize,
             tail=pixel_count(settings.features.pixels),
@@ -80,6 +80,20 @@ def build_scoring(settings: ExperimentSettings, widths: tuple[int, ...] = ()) ->
         resamples=settings.evaluation.resamples,
         seed=settings.seed,
     )
+
+
+def _prepare_finite(features: Any, *, power: float, **how: Any) -> Float[np.ndarray, "n f"]:
+    """``heads.prepare``, on the host.
+
+    Raises:
+      UserError: what it makes of finite features is not finite.
+    """
+    prepared = np.asarray(heads.prepare(features, power=power, **how))
+    if not np.isfinite(prepared).all():
+        raise UserError(
+            f"config.inputs.power: {power:g} makes features infinite; write a number near 1, or extract them again"
+        )
+    return prepared
 
 
 def build_head(settings: ExperimentSettings) -> heads.Head:

@@ -221,7 +221,7 @@ def _search_gallery(
         judging=judging,
         labels=np.arange(len(records)),
         image_ids=np.array([one.image_id for one in records]),
-        prepare=lambda found: np.asarray(scoring.prepare(found)),
+        prepare=scoring.prepare,
         embed=lambda query: query,
         point=None,
         words=search_words(settings, len(records), "the features as they are"),
@@ -230,7 +230,7 @@ def _search_gallery(
 
 def _prepared_blocks(store: Store, scoring: Scoring) -> Iterator[tuple[int, Float[np.ndarray, "b f"]]]:
     for start, block in store.vector_blocks():
-        yield start, np.asarray(scoring.prepare(block))
+        yield start, scoring.prepare(block)
 
 
 def _graph_key(store: Store, settings: ExperimentSettings) -> dict[str, Any]:

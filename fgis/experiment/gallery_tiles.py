@@ -48,4 +48,4 @@ def add_windows(
     row_of = {one.image_id: row for row, one in enumerate(records)}
     image_of = np.concatenate([np.arange(len(records)), np.array([row_of[image_id] for image_id in ids])])
     boxes = np.concatenate([np.zeros((len(records), 4), int), boxes])
-    return np.concatenate([features, np.asarray(scoring.prepare(vectors))]), Windows(image_of, boxes)
+    return np.concatenate([features, scoring.prepare(vectors)]), Windows(image_of, boxes)

@@ -144,13 +144,7 @@ class Run:
         Raises:
           UserError: they are not finite, though those of the file are.
         """
-        prepared = np.asarray(self.scoring.prepare(self.rows.read(rows)))
-        if not np.isfinite(prepared).all():
-            power = self.settings.inputs.power
-            raise UserError(
-                f"config.inputs.power: {power:g} makes features infinite; write a number near 1, or extract them again"
-            )
-        return prepared
+        return self.scoring.prepare(self.rows.read(rows))
 
     @cached_property
     def features(self) -> Any:
@@ -261,7 +255,6 @@ class Run:
         """
         refuse_copies(self.settings)
         rows, scoring, point = self.rows, self.scoring, None
-        prepare = lambda features: np.asarray(scoring.prepare(features))
         everything = np.arange(len(rows.labels))
         judging = searchable(self.features, everything, scoring.distance)
         embeddings, prepared, embed, words = self.features, judging, lambda query: query, "the features as they are"
@@ -282,7 +275,7 @@ class Run:
             judging=judging,
             labels=rows.labels,
             image_ids=rows.image_ids,
-            prepare=prepare,
+            prepare=scoring.prepare,
             embed=embed,
             point=point or self.compute_operating_point(),
             words=f"{len(rows.labels)} images ({features.collection}, {self.described_by}): {words}, "

@@ -188,13 +188,13 @@ class Store:
           contents: what is new.
 
         Raises:
-          ValueError: features of a shape that differs from the gallery's.
+          UserError: features of a shape that differs from the gallery's, which one network cannot give.
         """
         shape = self.shape
         with self._change() as cursor:
             for one in contents:
                 if shape and one.vector.shape != shape:
-                    raise ValueError(f"vector: shape {one.vector.shape} found; the gallery holds {shape}")
+                    raise damaged(self.path, f"features of shape {shape}, where its network gives {one.vector.shape}")
                 if not shape:
                     shape = one.vector.shape
                     self._write_meta(cursor, {"shape": shape})

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.base import BatchInfo, Key, Triplets
@@ -81,7 +82,7 @@ def one_per_pair(
 
     slots = _slots(info, c)
     _, found = jax.lax.scan(one_slot, positives, numbers, length=slots)
-    return Triplets(jnp.tile(jnp.arange(a), slots), *(x.ravel() for x in found))
+    return Triplets(np.tile(np.arange(a), slots), *(x.ravel() for x in found))
 
 
 def one_drawn_per_pair(

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgis.base import BatchInfo, Key, Triplets
@@ -91,7 +92,7 @@ def batch_hard(
     positive, has_positive = farthest_candidate(distances, positives)
     negative, has_negative = nearest_candidate(distances, negatives)
     weight = (has_positive & has_negative).astype(distances.dtype)
-    return Triplets(jnp.arange(len(distances)), positive, negative, weight)
+    return Triplets(np.arange(len(distances)), positive, negative, weight)
 
 
 def easy_semi_hard(
@@ -121,7 +122,7 @@ def easy_semi_hard(
     d_ap = jnp.take_along_axis(distances, positive[:, None], axis=1)
     negative, has_negative = nearest_candidate(distances, negatives & (distances > d_ap))
     weight = (has_positive & has_negative).astype(distances.dtype)
-    return Triplets(jnp.arange(len(distances)), positive, negative, weight)
+    return Triplets(np.arange(len(distances)), positive, negative, weight)
 
 
 def semi_hard(

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from fgis.base import BatchInfo, Comparison, LossSum, Miner, Objective, Triplets
-from fgis.distances import Distance
+from fgis.distances import Distance, l2_normalize
 from fgis.learning.candidates import NO_INFO, next_positive
 from fgis.ranges import Whole
 
@@ -90,9 +91,12 @@ def mined(
 
     def objective(seen: Comparison, learned: Learned) -> LossSum:
         triplets = _mine(miner, mined_on or distance, seen, info)
-        anchor = seen.anchors[triplets.anchor]
-        d_ap = distance.rowwise(anchor, seen.candidates[triplets.positive])
-        d_an = distance.rowwise(anchor, seen.candidates[triplets.negative])
+        anchors, candidates, rowwise = seen.anchors, seen.candidates, distance.rowwise
+        if distance.between_units is not None:  # each embedding is normalised once, not once for each of its pairs
+            anchors, candidates = l2_normalize(anchors), l2_normalize(candidates)
+            rowwise = distance.between_units.rowwise
+        anchor = _rows_of(anchors, triplets.anchor)
+        d_ap, d_an = (rowwise(anchor, candidates[others]) for others in (triplets.positive, triplets.negative))
         return _sum_triplets(loss(d_ap, d_an, **learned), triplets.weight)
 
     return objective
@@ -195,6 +199,15 @@ def _mine(miner: Miner, distance: Distance, seen: Comparison, info: BatchInfo) -
         info = info._replace(dimensions=seen.anchors.shape[-1])
     distances = distance.pairwise(jax.lax.stop_gradient(seen.anchors), jax.lax.stop_gradient(seen.candidates))
     return miner(seen.keys, distances, seen.positives, seen.negatives, info)
+
+
+def _rows_of(vectors: Float[Array, "a d"], rows: Any) -> Float[Array, "t d"]:
+    """``vectors[rows]``; of 0, 1, ... a − 1 again and again, as most miners list anchors, without a gather."""
+    times, rest = divmod(len(rows), len(vectors))
+    every_row = np.arange(len(rows)) % len(vectors)
+    if rest == 0 and isinstance(rows, np.ndarray) and np.array_equal(rows, every_row):  # known when it is compiled
+        return jnp.tile(vectors, (times, 1))  # the gradient of a gather is a scatter, and of this a sum
+    return vectors[rows]
 
 
 def _sum_triplets(losses: Float[Array, "t ..."], weight: Array) -> LossSum:

@@ -22,6 +22,7 @@ from fgis.learning.layout import DeviceTable, by_runs, everywhere, fill_up, gath
 from fgis.learning.step import Step
 from fgis.streams import Stream, stream_key
 
+STEPS_DRAWN = 16  # whose batches are drawn together: what a sampler keeps for a batch, it keeps for so many
 Fetch = Callable[[np.ndarray], np.ndarray]  # rows [...] -> features [..., f]; row -1 may hold anything finite
 Metrics = dict[str, np.ndarray]  # each [steps, r]
 
@@ -205,8 +206,12 @@ def _chunk(
     def one_run(
         state: TrainState, seed: Array, pool: Any, data: TrainingData, start: Array, stop: Array
     ) -> tuple[TrainState, Any]:
+        # Drawn for many steps at once: the hundreds of tiny operations of random numbers would delay every step.
+        steps = start + jnp.arange(record_every)
+        drawn = jax.lax.map(lambda step: recipe.sample(pool, seed, step), steps, batch_size=STEPS_DRAWN)
+
         def one_step(state: TrainState, step: Array) -> tuple[TrainState, Any]:
-            rows = recipe.sample(pool, seed, step)
+            rows = drawn[step - start]
             rows = own_share(rows, recipe.layout) if recipe.layout else rows
             return _one_step(recipe, state, _take(data, rows), seed, step)
 

@@ -33,6 +33,14 @@ def built(coarse=COARSE, **overrides):
     return build.build_experiment(chosen, images)
 
 
+def test_a_power_that_makes_features_infinite_is_refused():
+    """Wherever features are prepared: for training, for a search, and for a gallery."""
+    for normalize in (False, True):
+        prepare = build.build_scoring(settings(inputs__power=1e5, inputs__normalize=normalize)).prepare
+        with pytest.raises(UserError, match=r"config\.inputs\.power: 100000 makes features infinite"):
+            prepare(1 + FEATURES)
+
+
 @pytest.mark.parametrize("miner", [name for name in CHOICES["miner"] if name != "given"])
 def test_every_miner_takes_losses_over_triplets(miner):
     for loss in ("soft_margin", "margin"):

@@ -146,7 +146,9 @@ def damage_value(value: Any, rng: random.Random, values: tuple[Any, ...] = VALUE
     found = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         places = list(branches(found))
-        holder, key = rng.choice(places) if places else ({}, "")
+        if not places:
+            return rng.choice(values)
+        holder, key = rng.choice(places)
         match rng.randrange(8):
             case 0:
                 del holder[key]
@@ -163,8 +165,6 @@ def damage_value(value: Any, rng: random.Random, values: tuple[Any, ...] = VALUE
                 return rng.choice(values)
             case _:
                 holder[key] = rng.choice(values)
-        if not places:
-            return found
     return found
 
 

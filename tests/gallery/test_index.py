@@ -170,7 +170,7 @@ def test_features_beyond_float16_are_kept_as_float32(tmp_path):
         store.add([record], [content])
         np.testing.assert_allclose(store.vectors(), [[1e6, 1], [np.float16(0.1), 1]])
         assert store.records()[0] == record._replace(width=5, height=6)
-        with pytest.raises(ValueError, match=r"vector: shape \(3,\)"):
+        with pytest.raises(UserError, match=r"damaged \(features of shape \(2,\), where its network gives \(3,\)\)"):
             store.add([record], [content._replace(sha256="c" * 64, vector=np.zeros(3, np.float32))])
         assert store.count() == 2
 
