@@ -1,7 +1,6 @@
 """The neighbours of a gallery's own images, which re-rankings read: computed once and kept in ``neighbours.npz``."""
 
 import json
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,6 @@ from fgis.retrieval.graph import DEEPEST
 from fgis.retrieval.search import prepare_queries, search
 
 NAME = "neighbours.npz"
-DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)  # what reading a file may raise
 MOST_WHEN_INDEXED = 10_000  # images of a gallery whose neighbours are computed when it is indexed: some seconds
 
 
@@ -32,7 +30,8 @@ def keep_graph(gallery: Path, embeddings: Float[np.ndarray, "n d"], key: Mapping
       The nearest images of each, itself included, by cosine: rows and distances [n, ``DEEPEST``], or all of fewer.
     """
     wanted, path = json.dumps(files.json_types(key), sort_keys=True), gallery / NAME
-    with suppress(*DAMAGED), np.load(path, allow_pickle=False) as held:
+    # NumPy and zipfile raise almost anything for a damaged file, which is computed again.
+    with suppress(Exception), np.load(path, allow_pickle=False) as held:
         if str(held["key"]) == wanted and len(held["rows"]) == len(embeddings):
             return Neighbours(held["rows"].astype(np.int64), held["distances"])
     vectors = prepare_queries(embeddings, "cosine")  # as re-rankings do: the same bits

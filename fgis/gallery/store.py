@@ -22,6 +22,8 @@ from fgis.locks import only_process
 
 DATABASE, LOCK = "gallery.sqlite", "gallery.lock"
 WAIT = 30  # seconds that a reader waits for a transaction
+# SQLite's messages quote a damaged file, and Python's module takes them for UTF-8.
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 LARGEST = 1e18  # of a feature: the squares of larger ones have no finite sum
 KINDS = (str, str, int, int, int, int, str, str)  # of the fields of a record
 SCHEMA = """
@@ -227,9 +229,11 @@ class Store:
             self._select("DETACH other")
 
     def remove(self, image_ids: Iterable[str]) -> None:
-        """Removes images; what belongs to their contents stays until ``purge``."""
+        """Removes images, and those whose content is lost; what belongs to their contents stays until ``purge``."""
         with self._change() as cursor:
             cursor.executemany("DELETE FROM images WHERE image_id = ?", [(one,) for one in image_ids])
+            kept = "SELECT 1 FROM contents WHERE contents.sha256 = images.sha256"
+            cursor.execute(f"DELETE FROM images WHERE NOT EXISTS ({kept})")
 
     def purge(self, bad: Sequence[tuple[str, str]]) -> None:
         """Removes contents that no image has any more, and replaces the list of files that could not be used."""
@@ -256,7 +260,7 @@ class Store:
     def _naming_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise _refusal(self.path, error) from error
 
     @contextmanager
@@ -300,7 +304,7 @@ def open_store(gallery: str | Path, create: bool = False) -> Store:
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.executescript(SCHEMA)
         connection.execute("SELECT count(*) FROM images, meta, contents, thumbnails, bad WHERE 0")
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise _refusal(Path(gallery), error) from error
     return Store(connection, Path(gallery))
 
@@ -310,7 +314,7 @@ def damaged(gallery: Path, reason: object) -> UserError:
     return UserError(f"{gallery / DATABASE}: damaged ({reason}); remove the folder {gallery} and index again")
 
 
-def _refusal(gallery: Path, error: sqlite3.Error) -> UserError:
+def _refusal(gallery: Path, error: Exception) -> UserError:
     if isinstance(error, sqlite3.OperationalError):
         return UserError(
             f"{gallery / DATABASE}: cannot be used ({error}); look at its permissions and at the free space of the "

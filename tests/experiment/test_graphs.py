@@ -32,11 +32,14 @@ def test_they_are_computed_anew_for_other_images_and_where_the_file_is_damaged(t
     graphs.keep_graph(tmp_path, EMBEDDINGS[::-1], {"generation": 4})
     assert len(calls) == 2
     path = tmp_path / graphs.NAME
-    for content in (b"", b"no archive", path.read_bytes()[:-200], np.ones(3).tobytes()):
+    unknown, encrypted = (bytearray(path.read_bytes()) for _ in range(2))
+    entry = unknown.index(b"PK\x01\x02")  # of the archive's table of contents
+    unknown[entry + 10], encrypted[entry + 8] = 99, 1  # how the first member is packed, and that it has a password
+    for content in (b"", b"no archive", path.read_bytes()[:-200], np.ones(3).tobytes(), unknown, encrypted):
         path.write_bytes(content)
         found = graphs.keep_graph(tmp_path, EMBEDDINGS[::-1], {"generation": 4})
         np.testing.assert_array_equal(found.rows[:, 0], np.arange(40))
-    assert len(calls) == 6
+    assert len(calls) == 8
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import shutil
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -160,6 +161,17 @@ def test_features_that_are_not_finite_are_refused(images, tmp_path):
         assert store.records() == []
 
 
+def test_an_image_whose_content_was_lost_is_indexed_again(images, index, tmp_path):
+    index()
+    with closing(sqlite3.connect(tmp_path / "gallery" / "gallery.sqlite")) as connection, connection:
+        connection.execute("UPDATE images SET image_id = 'gone.png' WHERE image_id = '3.png'")
+        connection.execute("DELETE FROM contents")
+    assert held(tmp_path) == {}
+    done, _ = index()
+    assert (done.images, done.decoded) == (6, 6)
+    assert_whole(images, tmp_path)
+
+
 def test_features_beyond_float16_are_kept_as_float32(tmp_path):
     record = ImageRecord("a.jpg", "", 0, 0, 3, 4, "a" * 64, "")
     content = Content("a" * 64, 5, 6, "", b"webp", np.array([1e6, 1], np.float32))
@@ -193,7 +205,13 @@ def test_a_damaged_or_missing_gallery_is_one_line(tmp_path):
     (tmp_path / "gallery.sqlite").write_text("no database" * 100)
     with pytest.raises(UserError, match="damaged"):
         open_store(tmp_path)
-    sqlite3.connect(tmp_path / "gallery2.sqlite").close()
+
+    (tmp_path / "gallery.sqlite").unlink()
+    open_store(tmp_path, create=True).close()
+    content = (tmp_path / "gallery.sqlite").read_bytes()
+    (tmp_path / "gallery.sqlite").write_bytes(content.replace(b"PRIMARY KEY, label", b"\x80\xc2IMARY KEY, label"))
+    with pytest.raises(UserError, match="damaged"):  # SQLite's message quotes what is no UTF-8
+        open_store(tmp_path)
 
 
 def test_the_second_writer_is_told_who_the_first_is(tmp_path):
