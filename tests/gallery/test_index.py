@@ -209,7 +209,7 @@ def test_a_damaged_or_missing_gallery_is_one_line(tmp_path):
     (tmp_path / "gallery.sqlite").unlink()
     open_store(tmp_path, create=True).close()
     content = (tmp_path / "gallery.sqlite").read_bytes()
-    (tmp_path / "gallery.sqlite").write_bytes(content.replace(b"PRIMARY KEY, label", b"\x80\xc2IMARY KEY, label"))
+    (tmp_path / "gallery.sqlite").write_bytes(content.replace(b"PRIMARY KEY, label", b"(\x80\xc2MARY KEY, label"))
     with pytest.raises(UserError, match="damaged"):  # SQLite's message quotes what is no UTF-8
         open_store(tmp_path)
 
