@@ -18,7 +18,7 @@ def far_positive(keys, distances, positives, negatives, info=None):
     positive = jnp.argmax(jnp.where(positives, distances, -1), axis=1)
     negative = jax.vmap(jax.random.categorical)(keys, jnp.where(negatives, 0.0, -jnp.inf))  # one key per anchor
     weight = positives.any(axis=1) & negatives.any(axis=1)  # 0 where an anchor has no triplet
-    return Triplets(jnp.arange(len(distances)), positive, negative, weight.astype(distances.dtype))
+    return Triplets(np.arange(len(distances)), positive, negative, weight.astype(distances.dtype))
 
 
 rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from fgis.learning.layout import DeviceTable, by_runs, everywhere, fill_up, gath
 from fgis.learning.step import Step
 from fgis.streams import Stream, stream_key
 
-STEPS_DRAWN = 16  # whose batches are drawn together: what a sampler keeps for a batch, it keeps for so many
+STEPS_DRAWN = 8  # whose batches are drawn together: what a sampler keeps for a batch, it keeps for so many
 Fetch = Callable[[np.ndarray], np.ndarray]  # rows [...] -> features [..., f]; row -1 may hold anything finite
 Metrics = dict[str, np.ndarray]  # each [steps, r]
 
