@@ -14,7 +14,6 @@ def test_a_made_up_gallery_is_served(tmp_path, monkeypatch):
     rows = {row["case"]: row for row in serving.measure(tmp_path / "gallery")}
     assert list(rows) == ["index_again", "start", "upload", "search", "click", "page"]
     assert all(row["seconds"] > 0 for row in rows.values())
-    assert rows["search"]["seconds"] < rows["upload"]["seconds"]
     assert rows["start"]["megabytes"] > 50
 
 
