@@ -34,7 +34,6 @@ def built(coarse=COARSE, **overrides):
 
 
 def test_a_power_that_makes_features_infinite_is_refused():
-    """Wherever features are prepared: for training, for a search, and for a gallery."""
     for normalize in (False, True):
         prepare = build.build_scoring(settings(inputs__power=1e5, inputs__normalize=normalize)).prepare
         with pytest.raises(UserError, match=r"config\.inputs\.power: 100000 makes features infinite"):
